@@ -1,0 +1,116 @@
+//! How the rest of the program talks to the engine.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+
+use moesaic_scheduler::{SamplingParams, SequenceId};
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc as tokio_mpsc};
+
+use crate::{EngineOutput, EngineStats, RequestStream, TokenConstraint};
+
+/// One request of a client: a prompt and one or more choices.
+pub struct EngineRequest {
+    /// At least one id, inside the vocabulary, shorter than the context.
+    pub prompt_token_ids: Vec<u32>,
+    /// Settings per choice; at least one.
+    pub choices: Vec<SamplingParams>,
+    /// Lower runs first.
+    pub priority: i32,
+    /// Requests with different salts never share cached blocks.
+    pub cache_salt: u64,
+    /// What every choice may say, if not everything.
+    pub constraint: Option<Box<dyn TokenConstraint>>,
+}
+
+impl std::fmt::Debug for EngineRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EngineRequest({} tokens, {} choices)", self.prompt_token_ids.len(), self.choices.len())
+    }
+}
+
+/// Why a request was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SubmitError {
+    /// Too many sequences run and wait already.
+    #[error("{limit} sequences are running or waiting already")]
+    Overloaded {
+        /// The configured bound.
+        limit: usize,
+    },
+    /// The engine has stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// The closed set of things that one can tell the engine.
+pub(crate) enum Command {
+    Submit(Submission),
+    Abort(Vec<SequenceId>),
+    Shutdown,
+}
+
+pub(crate) struct Submission {
+    pub ids: Vec<SequenceId>,
+    pub request: EngineRequest,
+    pub outputs: tokio_mpsc::UnboundedSender<EngineOutput>,
+}
+
+/// Places reserved for a request's choices; given back when the request's stream is dropped.
+#[derive(Debug)]
+pub struct Admission {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A cheap, cloneable way to the engine.
+#[derive(Debug, Clone)]
+pub struct EngineHandle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) num_places: usize,
+    pub(crate) next_id: Arc<AtomicU64>,
+    pub(crate) stats: Arc<EngineStats>,
+}
+
+impl EngineHandle {
+    /// Reserves places for a request, before the work of rendering and tokenising it.
+    ///
+    /// # Errors
+    /// [`SubmitError::Overloaded`] at once when there is no place.
+    pub fn admit(&self, num_choices: usize) -> Result<Admission, SubmitError> {
+        let wanted = u32::try_from(num_choices).unwrap_or(u32::MAX);
+        match Arc::clone(&self.places).try_acquire_many_owned(wanted) {
+            Ok(permit) => Ok(Admission { _permit: permit }),
+            Err(_) => Err(SubmitError::Overloaded { limit: self.num_places }),
+        }
+    }
+
+    /// Hands a request to the engine.
+    ///
+    /// # Errors
+    /// [`SubmitError::Stopped`] when the engine has ended.
+    pub fn submit(&self, admission: Admission, request: EngineRequest) -> Result<RequestStream, SubmitError> {
+        let first = self.next_id.fetch_add(request.choices.len() as u64, Ordering::Relaxed);
+        let ids: Vec<SequenceId> = (first..first + request.choices.len() as u64).map(SequenceId).collect();
+        let (sender, outputs) = tokio_mpsc::unbounded_channel();
+        let submission = Submission { ids: ids.clone(), request, outputs: sender };
+        self.commands.send(Command::Submit(submission)).map_err(|_| SubmitError::Stopped)?;
+        Ok(RequestStream::new(ids, outputs, self.commands.clone(), admission))
+    }
+
+    /// What the engine tells about itself.
+    pub fn stats(&self) -> &Arc<EngineStats> {
+        &self.stats
+    }
+
+    /// Sequences that are admitted and not yet dropped by their clients.
+    pub fn num_admitted(&self) -> usize {
+        self.num_places - self.places.available_permits()
+    }
+
+    /// Ends all requests with [`crate::StreamEnd::Shutdown`] and stops the thread.
+    pub fn shutdown(&self) {
+        // A closed channel means that it has stopped already.
+        let _ = self.commands.send(Command::Shutdown);
+    }
+}

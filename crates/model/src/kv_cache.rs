@@ -1,0 +1,70 @@
+//! The paged cache in a model's own shape.
+
+use candle_core::{DType, Device, Tensor};
+use moesaic_kernels::ops;
+
+use crate::ModelError;
+
+/// What a model stores per token. No groups means nothing (an embedding model).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KvCacheSpec {
+    /// Layers of equal shape.
+    pub groups: Vec<KvCacheGroup>,
+}
+
+/// Layers that store rows of one width.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KvCacheGroup {
+    /// Layers in the group.
+    pub num_layers: usize,
+    /// Values per token and layer.
+    pub width: usize,
+    /// Positions after which an entry is never read again, if any.
+    pub window: Option<usize>,
+}
+
+impl KvCacheSpec {
+    /// Bytes that one token takes over all layers.
+    pub fn bytes_per_token(&self, dtype: DType) -> usize {
+        self.groups.iter().map(|group| group.num_layers * group.width).sum::<usize>() * dtype.size_in_bytes()
+    }
+}
+
+/// Cache memory of all layers. Block ids index it; it does not know who holds them.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: Vec<Tensor>,
+    block_size: usize,
+}
+
+impl KvCache {
+    /// Reserves address space for `num_blocks` blocks; memory is taken as blocks are written.
+    ///
+    /// # Errors
+    /// For a type that no cache kernel handles.
+    pub fn new(
+        spec: &KvCacheSpec,
+        num_blocks: usize,
+        block_size: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let mut layers = Vec::new();
+        for group in &spec.groups {
+            for _ in 0..group.num_layers {
+                layers.push(ops::lazy_zeros((num_blocks * block_size, group.width), dtype, device)?);
+            }
+        }
+        Ok(Self { layers, block_size })
+    }
+
+    /// `(slots, width)` of one layer.
+    pub fn layer(&self, index: usize) -> &Tensor {
+        &self.layers[index]
+    }
+
+    /// Tokens per block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+}

@@ -1,0 +1,44 @@
+//! The one place where activations meet weights. Quantised, sharded and adapted forms go here.
+
+use candle_core::{DType, Result, Tensor};
+use moesaic_kernels::ops;
+
+use crate::{ModelError, Weights};
+
+/// A weight matrix `(out, in)`.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Tensor,
+}
+
+impl Linear {
+    /// Reads `{name}.weight` in the compute type.
+    pub fn load(weights: &Weights, name: &str, num_out: usize, num_in: usize) -> std::result::Result<Self, ModelError> {
+        Ok(Self { weight: weights.tensor(&format!("{name}.weight"), &[num_out, num_in])? })
+    }
+
+    /// Reads `{name}.weight` in f32, for routers, whose choices flip on small differences.
+    pub fn load_f32(
+        weights: &Weights,
+        name: &str,
+        num_out: usize,
+        num_in: usize,
+    ) -> std::result::Result<Self, ModelError> {
+        Ok(Self { weight: weights.tensor_as(&format!("{name}.weight"), &[num_out, num_in], DType::F32)? })
+    }
+
+    /// Wraps a weight `(out, in)`.
+    pub fn new(weight: Tensor) -> Self {
+        Self { weight }
+    }
+
+    /// `x (.., in) → (.., out)` in the type of `x`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::linear(x, &self.weight)
+    }
+
+    /// As [`Self::forward`] with f32 results.
+    pub fn forward_f32(&self, x: &Tensor) -> Result<Tensor> {
+        ops::linear_f32(x, &self.weight)
+    }
+}

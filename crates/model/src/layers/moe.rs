@@ -1,0 +1,78 @@
+//! Mixture of experts: routed experts plus the shared ones.
+
+use candle_core::{DType, Result, Tensor};
+use moesaic_kernels::ops::{self, RouterConfig, Routing};
+
+use super::{Linear, Mlp};
+use crate::{ModelError, Weights};
+
+/// Sizes and rule of a layer.
+#[derive(Debug, Clone)]
+pub struct MoeConfig {
+    /// Routed experts.
+    pub num_experts: usize,
+    /// Inner width of each.
+    pub inner: usize,
+    /// Experts that every token passes; they form one layer of this many inner widths.
+    pub num_shared: usize,
+    /// The routing rule.
+    pub router: RouterConfig,
+    /// Whether the router has V3's correction bias.
+    pub has_bias: bool,
+}
+
+/// Router, experts and shared expert of a layer.
+#[derive(Debug)]
+pub struct Moe {
+    gate: Linear,
+    bias: Option<Tensor>,
+    gate_up: Tensor, // (experts, 2 · inner, hidden)
+    down: Tensor,    // (experts, hidden, inner)
+    shared: Option<Mlp>,
+    router: RouterConfig,
+}
+
+impl Moe {
+    /// Reads `{name}.{gate,experts.N,shared_experts}`.
+    pub fn load(
+        weights: &Weights,
+        name: &str,
+        hidden: usize,
+        config: &MoeConfig,
+    ) -> std::result::Result<Self, ModelError> {
+        let names = |parts: &[&str]| -> Vec<String> {
+            let experts = 0..config.num_experts;
+            experts
+                .flat_map(|index| parts.iter().map(move |part| format!("{name}.experts.{index}.{part}_proj.weight")))
+                .collect()
+        };
+        let gate_up = weights.stacked(&names(&["gate", "up"]), &[config.inner, hidden])?;
+        let bias = config.has_bias.then(|| {
+            weights.tensor_as(&format!("{name}.gate.e_score_correction_bias"), &[config.num_experts], DType::F32)
+        });
+        let shared = (config.num_shared > 0)
+            .then(|| Mlp::load(weights, &format!("{name}.shared_experts"), hidden, config.num_shared * config.inner));
+        Ok(Self {
+            gate: Linear::load_f32(weights, &format!("{name}.gate"), config.num_experts, hidden)?,
+            bias: bias.transpose()?,
+            gate_up: gate_up.reshape((config.num_experts, 2 * config.inner, hidden))?,
+            down: weights.stacked(&names(&["down"]), &[hidden, config.inner])?,
+            shared: shared.transpose()?,
+            router: config.router.clone(),
+        })
+    }
+
+    /// `(rows, hidden) → (rows, hidden)`, f32.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let routing = self.route(x)?;
+        let routed = ops::moe_experts(x, &routing, &self.gate_up, &self.down)?;
+        match &self.shared {
+            Some(shared) => routed + shared.forward(x)?,
+            None => Ok(routed),
+        }
+    }
+
+    fn route(&self, x: &Tensor) -> Result<Routing> {
+        ops::route(&self.gate.forward_f32(x)?, self.bias.as_ref(), &self.router)
+    }
+}

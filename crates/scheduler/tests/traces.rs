@@ -1,0 +1,291 @@
+//! Random lives of the scheduler, driven by a scripted executor.
+
+use std::collections::{BTreeMap, HashMap};
+
+use moesaic_scheduler::{
+    FinishReason, ModelRunnerOutput, Request, SampledToken, SamplingParams, Scheduler, SchedulerConfig, SchedulerError,
+    SchedulerOutput, SequenceId, SequenceResult,
+};
+use proptest::prelude::*;
+
+const EOS: u32 = 1;
+
+#[derive(Debug, Clone)]
+enum Action {
+    Submit {
+        prompt: Vec<u32>,
+        max_tokens: u32,
+        priority: i32,
+        salt: u64,
+        prompt_logprobs: bool,
+    },
+    /// Abort the nth request ever submitted, whatever its state.
+    Abort(usize),
+    /// Abort it between planning and taking the result of the same step.
+    AbortDuringStep(usize),
+    Step,
+    FailNext,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let prompt = prop_oneof![
+        4 => prop::collection::vec(2_u32..6, 1..40),
+        // Long and alike: prefix hits and shortage.
+        3 => (10_usize..60).prop_map(|n| vec![2; n]),
+    ];
+    prop_oneof![
+        6 => (prompt, 1_u32..30, -1_i32..2, 0_u64..2, prop::bool::weighted(0.1)).prop_map(
+            |(prompt, max_tokens, priority, salt, prompt_logprobs)| Action::Submit {
+                prompt, max_tokens, priority, salt, prompt_logprobs
+            }
+        ),
+        1 => (0_usize..60).prop_map(Action::Abort),
+        1 => (0_usize..60).prop_map(Action::AbortDuringStep),
+        8 => Just(Action::Step),
+        1 => Just(Action::FailNext),
+    ]
+}
+
+fn config() -> impl Strategy<Value = SchedulerConfig> {
+    (1_usize..6, 1_usize..8, 1_usize..40, 0_usize..30, any::<bool>()).prop_map(
+        |(block_size, max_num_seqs, max_num_batched_tokens, spare_blocks, prefix_caching)| {
+            let max_model_len = 64;
+            SchedulerConfig {
+                num_blocks: 64_usize.div_ceil(block_size) + spare_blocks,
+                block_size,
+                max_num_seqs,
+                max_num_batched_tokens,
+                max_model_len,
+                max_num_waiting: 20,
+                prefix_caching,
+                eos_token_ids: vec![EOS],
+            }
+        },
+    )
+}
+
+/// The token that stands at a position: a pure function, as a seeded sampler is.
+fn next_token(id: SequenceId, position: usize) -> u32 {
+    let mixed = (id.0 + 1).wrapping_mul(0x9E37_79B9).wrapping_add(position as u64 * 0x85EB_CA6B);
+    if mixed % 41 == 0 { EOS } else { 2 + (mixed % 4) as u32 }
+}
+
+/// What an executor remembers, and the checks that it can make.
+#[derive(Default)]
+struct Executor {
+    tokens: HashMap<SequenceId, Vec<u32>>,
+    blocks: HashMap<SequenceId, Vec<u32>>,
+    /// What was last written to each cache slot, so that a stale or stolen block shows.
+    slots: HashMap<(u32, usize), Vec<u32>>,
+}
+
+impl Executor {
+    fn run(&mut self, plan: &SchedulerOutput, block_size: usize, fail: bool) -> ModelRunnerOutput {
+        for id in &plan.dropped {
+            self.tokens.remove(id);
+            self.blocks.remove(id);
+        }
+        for new in &plan.new_sequences {
+            let old = self.tokens.insert(new.id, new.token_ids.clone());
+            assert!(old.is_none(), "a new sequence was known already");
+            self.blocks.insert(new.id, new.block_table.iter().map(|b| b.0).collect());
+        }
+        let results = plan.sequences.iter().enumerate().map(|(index, scheduled)| {
+            let tokens = self.tokens.get_mut(&scheduled.id).expect("known");
+            tokens.extend(&scheduled.appended_token_ids);
+            let blocks = self.blocks.get_mut(&scheduled.id).expect("known");
+            blocks.extend(scheduled.new_blocks.iter().map(|b| b.0));
+            let mut all = tokens.clone();
+            all.extend(&scheduled.draft_tokens);
+            let end = scheduled.start + scheduled.num_new_tokens;
+            assert!(end <= all.len() && end <= blocks.len() * block_size);
+            assert_eq!(scheduled.samples, end >= tokens.len());
+            for position in 0..end {
+                let slot = (blocks[position / block_size], position % block_size);
+                let prefix = all[..=position].to_vec();
+                if position < scheduled.start {
+                    assert_eq!(self.slots.get(&slot), Some(&prefix), "cache slot {slot:?} holds another prefix");
+                } else {
+                    self.slots.insert(slot, prefix);
+                }
+            }
+            if fail && index == 0 {
+                return SequenceResult::Failed("scripted".to_owned());
+            }
+            let mut sampled = Vec::new();
+            if scheduled.samples {
+                let mut position = tokens.len();
+                loop {
+                    let id = next_token(scheduled.id, position);
+                    sampled.push(SampledToken { id, logprobs: None });
+                    let draft = scheduled.draft_tokens.get(position - tokens.len());
+                    if draft != Some(&id) {
+                        break;
+                    }
+                    position += 1;
+                }
+            }
+            // Right guesses with a wrong one at a place that varies.
+            let from = tokens.len() + sampled.len();
+            let draft_tokens = if sampled.is_empty() {
+                vec![]
+            } else {
+                (from..from + from % 4).map(|p| if p % 5 == 0 { 3 } else { next_token(scheduled.id, p) }).collect()
+            };
+            SequenceResult::Tokens { tokens: sampled, prompt_logprobs: vec![], draft_tokens }
+        });
+        ModelRunnerOutput { results: results.collect() }
+    }
+}
+
+/// One request as its client sees it.
+struct Client {
+    num_prompt: usize,
+    max_tokens: u32,
+    output: Vec<u32>,
+    end: Option<FinishReason>,
+}
+
+struct World {
+    config: SchedulerConfig,
+    scheduler: Scheduler,
+    executor: Executor,
+    clients: BTreeMap<SequenceId, Client>,
+}
+
+impl World {
+    fn new(config: SchedulerConfig) -> Self {
+        Self {
+            scheduler: Scheduler::new(config.clone()),
+            config,
+            executor: Executor::default(),
+            clients: BTreeMap::new(),
+        }
+    }
+
+    fn submit(&mut self, prompt: Vec<u32>, sampling: SamplingParams, priority: i32, cache_salt: u64) {
+        let id = SequenceId(self.clients.len() as u64);
+        let num_prompt = prompt.len();
+        let client = Client { num_prompt, max_tokens: sampling.max_tokens, output: vec![], end: None };
+        let request = Request { id, prompt_token_ids: prompt, sampling, priority, cache_salt };
+        match self.scheduler.add(request) {
+            Ok(()) => {
+                self.clients.insert(id, client);
+            }
+            Err(SchedulerError::QueueFull { .. }) => assert!(self.scheduler.num_waiting() >= 20),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn abort(&mut self, nth: usize) {
+        let id = SequenceId(nth as u64);
+        let known = self.scheduler.abort(id);
+        let client = self.clients.get_mut(&id);
+        assert_eq!(known, client.as_ref().is_some_and(|client| client.end.is_none()));
+        if let Some(client) = client {
+            client.end.get_or_insert(FinishReason::Aborted);
+        }
+        assert!(!self.scheduler.abort(id), "a second abort finds nothing");
+    }
+
+    fn step(&mut self, abort_during: Option<usize>, fail: bool) {
+        let plan = self.scheduler.schedule();
+        assert!(plan.num_tokens() <= self.config.max_num_batched_tokens);
+        assert!(self.scheduler.num_running() <= self.config.max_num_seqs);
+        assert!(plan.sequences.iter().all(|s| s.num_new_tokens > 0));
+        assert!(!self.scheduler.has_work() || !plan.sequences.is_empty(), "work waits but nothing runs");
+        self.scheduler.check_integrity();
+        let result = self.executor.run(&plan, self.config.block_size, fail);
+        if let Some(nth) = abort_during {
+            self.abort(nth);
+        }
+        for event in self.scheduler.update(&plan, result) {
+            let client = self.clients.get_mut(&event.id).expect("an event for a known request");
+            assert!(client.end.is_none(), "an event after the end");
+            client.output.extend(event.tokens.iter().map(|token| token.id));
+            client.end = event.finish_reason;
+        }
+        self.scheduler.check_integrity();
+    }
+
+    fn check_end(&self) {
+        for (id, client) in &self.clients {
+            let expected: Vec<u32> = (0..client.output.len()).map(|i| next_token(*id, client.num_prompt + i)).collect();
+            assert_eq!(client.output, expected, "a token was lost, repeated or reordered");
+            let length = client.output.len();
+            match client.end.as_ref().expect("every request ends") {
+                FinishReason::Stop { token_id } => assert_eq!(client.output.last(), Some(token_id)),
+                FinishReason::Length => {
+                    assert!(length == client.max_tokens as usize || client.num_prompt + length == 64)
+                }
+                FinishReason::Aborted | FinishReason::Failed(_) => {}
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_request_ends_once_and_no_block_leaks(
+        config in config(),
+        actions in prop::collection::vec(action(), 1..120),
+    ) {
+        let mut world = World::new(config);
+        let mut fail = false;
+        for action in actions {
+            match action {
+                Action::Submit { prompt, max_tokens, priority, salt, prompt_logprobs } => {
+                    let sampling = SamplingParams {
+                        max_tokens,
+                        prompt_logprobs: prompt_logprobs.then_some(0),
+                        ..SamplingParams::default()
+                    };
+                    world.submit(prompt, sampling, priority, salt);
+                }
+                Action::Abort(nth) => world.abort(nth),
+                Action::AbortDuringStep(nth) => world.step(Some(nth), false),
+                Action::Step => world.step(None, std::mem::take(&mut fail)),
+                Action::FailNext => fail = true,
+            }
+        }
+        // No starvation: what is left finishes in a bounded number of steps. The bound is far
+        // above what is needed (each step computes at least one token of the oldest sequence).
+        let mut num_steps = 0;
+        while world.scheduler.has_work() {
+            world.step(None, false);
+            num_steps += 1;
+            prop_assert!(num_steps < 60 * 64 * 4, "sequences starve");
+        }
+        prop_assert_eq!(world.scheduler.kv_usage().used_blocks, 0);
+        world.check_end();
+    }
+}
+
+#[test]
+fn a_second_request_starts_from_the_first_ones_blocks() {
+    let mut world = World::new(SchedulerConfig {
+        num_blocks: 32,
+        block_size: 4,
+        max_num_seqs: 4,
+        max_num_batched_tokens: 64,
+        max_model_len: 64,
+        max_num_waiting: 20,
+        prefix_caching: true,
+        eos_token_ids: vec![EOS],
+    });
+    let sampling = SamplingParams { max_tokens: 1, ..SamplingParams::default() };
+    let prompt: Vec<u32> = (2..19).collect();
+    for (salt, expected) in [(7, 0), (7, 16), (8, 0)] {
+        world.submit(prompt.clone(), sampling.clone(), 0, salt);
+        let plan = world.scheduler.schedule();
+        assert_eq!(plan.sequences[0].start, expected, "salt {salt}");
+        let result = world.executor.run(&plan, 4, false);
+        let events = world.scheduler.update(&plan, result);
+        assert_eq!(events[0].num_cached_tokens, expected);
+    }
+    // A whole-prompt hit still computes the last token.
+    world.submit(prompt[..16].to_vec(), sampling, 0, 7);
+    assert_eq!(world.scheduler.schedule().sequences[0].start, 12);
+}

@@ -1,0 +1,61 @@
+//! Counter-based random numbers: a pure function of (seed, choice, position, token).
+//!
+//! Nothing is drawn from a state, so a token's number is the same wherever and whenever it is
+//! computed: alone, in a batch, again after a preemption, or ahead of time by speculation.
+
+/// The stream of one sampled position.
+#[derive(Debug, Clone, Copy)]
+pub struct PositionRandom {
+    key: u64,
+}
+
+impl PositionRandom {
+    /// `position` counts all tokens before the one to be sampled.
+    pub fn new(seed: u64, choice: u32, position: usize) -> Self {
+        let key = mix(seed.wrapping_add(mix(u64::from(choice).wrapping_add(0x5851_F42D_4C95_7F2D))));
+        Self { key: mix(key ^ mix(position as u64)) }
+    }
+
+    /// A standard Gumbel variate for a token: the largest of `logit + gumbel` over all tokens is
+    /// a sample of the softmax.
+    pub fn gumbel(self, token_id: u32) -> f64 {
+        let bits = mix(self.key.wrapping_add(u64::from(token_id).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        // 53 bits, centred so that neither 0 nor 1 occurs.
+        let uniform = ((bits >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+        -(-uniform.ln()).ln()
+    }
+}
+
+/// No Gumbel variate of 53 bits is larger.
+pub const MAX_GUMBEL: f64 = 38.0;
+
+/// SplitMix64's finaliser (Steele, Lea and Flood, 2014).
+fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gumbel_has_the_right_mean_and_never_exceeds_the_bound() {
+        let random = PositionRandom::new(7, 0, 3);
+        let values: Vec<f64> = (0..100_000).map(|token| random.gumbel(token)).collect();
+        let mean = values.iter().sum::<f64>() / 1e5;
+        assert!((mean - 0.577_2).abs() < 0.02, "mean {mean}, Euler's constant expected");
+        assert!(values.iter().all(|value| value.is_finite() && *value < MAX_GUMBEL));
+    }
+
+    #[test]
+    fn every_part_of_the_key_matters() {
+        let base = PositionRandom::new(1, 0, 5).gumbel(9);
+        for other in [PositionRandom::new(2, 0, 5), PositionRandom::new(1, 1, 5), PositionRandom::new(1, 0, 6)] {
+            assert_ne!(base, other.gumbel(9));
+        }
+        assert_ne!(base, PositionRandom::new(1, 0, 5).gumbel(10));
+    }
+}

@@ -1,0 +1,53 @@
+//! The crates depend on each other only as crates/README.md draws it.
+
+use std::collections::BTreeSet;
+
+use cargo_metadata::{DependencyKind, MetadataCommand};
+
+/// (crate, crates of ours that it may use).
+const EDGES: &[(&str, &[&str])] = &[
+    ("protocol", &[]),
+    ("chat", &["protocol"]),
+    ("scheduler", &[]),
+    ("engine", &["scheduler"]),
+    ("kernels", &[]),
+    ("model", &["kernels"]),
+    ("worker", &["engine", "scheduler", "model", "kernels"]),
+    ("bench", &["protocol"]),
+    ("demo-model", &[]),
+    ("server", &["protocol", "chat", "engine", "scheduler", "worker", "model", "bench", "demo-model"]),
+];
+
+/// (crate, external crates that it must never see).
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    ("protocol", &["axum", "tokio", "candle-core", "tokenizers"]),
+    ("chat", &["axum", "tokio", "candle-core"]),
+    ("scheduler", &["axum", "tokio", "candle-core", "tokenizers", "tracing", "rayon"]),
+    ("engine", &["axum", "candle-core", "tokenizers"]),
+    ("kernels", &["axum", "tokio", "tokenizers"]),
+    ("model", &["axum", "tokio", "tokenizers"]),
+    ("worker", &["axum", "tokio", "tokenizers"]),
+];
+
+#[test]
+fn crates_know_only_what_they_may() {
+    let metadata = MetadataCommand::new().no_deps().exec().expect("cargo metadata runs");
+    let mut seen = BTreeSet::new();
+    for package in &metadata.packages {
+        let Some(name) = package.name.strip_prefix("moesaic-").filter(|name| *name != "tests") else {
+            continue;
+        };
+        seen.insert(name.to_owned());
+        let allowed = EDGES.iter().find(|(of, _)| *of == name).map(|(_, to)| *to);
+        let allowed = allowed.unwrap_or_else(|| panic!("crate {name} is not in the drawing"));
+        let forbidden = FORBIDDEN.iter().find(|(of, _)| *of == name).map_or(&[][..], |(_, never)| never);
+        for dependency in package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal) {
+            if let Some(ours) = dependency.name.strip_prefix("moesaic-") {
+                assert!(allowed.contains(&ours), "{name} must not depend on {ours}");
+            }
+            assert!(!forbidden.contains(&dependency.name.as_str()), "{name} must not know {}", dependency.name);
+        }
+    }
+    let drawn: BTreeSet<String> = EDGES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(seen, drawn);
+}

@@ -1,0 +1,1 @@
+//! Home of the workspace's tests; the tests themselves are in `it/`.
