@@ -13,7 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("kernels", &[]),
     ("model", &["kernels"]),
     ("worker", &["engine", "scheduler", "model", "kernels"]),
-    ("bench", &["protocol"]),
+    ("bench", &[]),
     ("demo-model", &[]),
     ("server", &["protocol", "chat", "engine", "scheduler", "worker", "model", "bench", "demo-model"]),
 ];

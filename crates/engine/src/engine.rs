@@ -176,9 +176,9 @@ impl Core {
 
     fn submit(&mut self, submission: Submission) {
         let Submission { ids, request, outputs } = submission;
-        for (choice, (id, sampling)) in ids.into_iter().zip(request.choices).enumerate() {
+        for (index, (id, choice)) in ids.into_iter().zip(request.choices).enumerate() {
             let client = Client {
-                choice: choice as u32,
+                choice: index as u32,
                 outputs: outputs.clone(),
                 constraint: request.constraint.as_ref().map(|constraint| constraint.fork()),
                 first_scheduled: None,
@@ -186,8 +186,8 @@ impl Core {
             };
             let added = self.scheduler.add(Request {
                 id,
-                prompt_token_ids: request.prompt_token_ids.clone(),
-                sampling,
+                prompt_token_ids: request.prompts[choice.prompt].clone(),
+                sampling: choice.sampling,
                 priority: request.priority,
                 cache_salt: request.cache_salt,
             });

@@ -9,12 +9,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc as tokio_mpsc};
 
 use crate::{EngineOutput, EngineStats, RequestStream, TokenConstraint};
 
-/// One request of a client: a prompt and one or more choices.
+/// One choice of a request.
+#[derive(Debug, Clone)]
+pub struct EngineChoice {
+    /// Index into the request's prompts.
+    pub prompt: usize,
+    /// Its settings.
+    pub sampling: SamplingParams,
+}
+
+/// One request of a client: prompts and one or more choices of their continuations.
 pub struct EngineRequest {
-    /// At least one id, inside the vocabulary, shorter than the context.
-    pub prompt_token_ids: Vec<u32>,
-    /// Settings per choice; at least one.
-    pub choices: Vec<SamplingParams>,
+    /// Each at least one id, inside the vocabulary, shorter than the context.
+    pub prompts: Vec<Vec<u32>>,
+    /// At least one.
+    pub choices: Vec<EngineChoice>,
     /// Lower runs first.
     pub priority: i32,
     /// Requests with different salts never share cached blocks.
@@ -25,7 +34,7 @@ pub struct EngineRequest {
 
 impl std::fmt::Debug for EngineRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "EngineRequest({} tokens, {} choices)", self.prompt_token_ids.len(), self.choices.len())
+        write!(f, "EngineRequest({} prompts, {} choices)", self.prompts.len(), self.choices.len())
     }
 }
 

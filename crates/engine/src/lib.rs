@@ -15,6 +15,6 @@ mod stream;
 pub use constraint::{TokenConstraint, TokenMask};
 pub use engine::{Engine, EngineConfig};
 pub use executor::{Executor, ExecutorError, SequenceMask, StepHandle};
-pub use handle::{Admission, EngineHandle, EngineRequest, SubmitError};
+pub use handle::{Admission, EngineChoice, EngineHandle, EngineRequest, SubmitError};
 pub use stats::{EngineStats, StepStats};
 pub use stream::{EngineOutput, RequestStream, StreamEnd};

@@ -1,6 +1,9 @@
 //! Where a checkpoint's files come from: a folder, or bytes inside the program.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
 
 use crate::ModelError;
 
@@ -86,4 +89,56 @@ impl Checkpoint {
             .map(Some)
             .map_err(|error| ModelError::Config { file: file.to_owned(), message: error.to_string() })
     }
+
+    /// A digest of what the outputs depend on: the small files whole, of large ones the size and
+    /// samples from all over. Cheap enough for every start, and no two checkpoints share it.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn digest(&self) -> Result<[u8; 32], ModelError> {
+        let mut hasher = Sha256::new();
+        match self {
+            Self::Embedded { files, .. } => {
+                for (name, bytes) in *files {
+                    hasher.update(name);
+                    hasher.update(bytes);
+                }
+            }
+            Self::Folder(folder) => {
+                let io = |source| ModelError::Io { path: folder.clone(), source };
+                let mut paths = Vec::new();
+                for entry in std::fs::read_dir(folder).map_err(io)? {
+                    let path = entry.map_err(io)?.path();
+                    let extension = path.extension().and_then(|extension| extension.to_str());
+                    if matches!(extension, Some("json" | "jinja" | "safetensors")) {
+                        paths.push(path);
+                    }
+                }
+                paths.sort();
+                for path in paths {
+                    sample(&path, &mut hasher).map_err(|source| ModelError::Io { path, source })?;
+                }
+            }
+        }
+        Ok(hasher.finalize().into())
+    }
+}
+
+/// Hashes a file's name, size and contents: all of it, or pieces at even distances.
+fn sample(path: &Path, hasher: &mut Sha256) -> std::io::Result<()> {
+    const NUM_PIECES: u64 = 256;
+    const PIECE_BYTES: u64 = 4096;
+    let mut file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+    hasher.update(size.to_le_bytes());
+    let step = (size / NUM_PIECES).max(PIECE_BYTES);
+    let mut piece = Vec::new();
+    for start in (0..size).step_by(step as usize) {
+        piece.clear();
+        file.seek(SeekFrom::Start(start))?;
+        (&file).take(PIECE_BYTES).read_to_end(&mut piece)?;
+        hasher.update(&piece);
+    }
+    Ok(())
 }

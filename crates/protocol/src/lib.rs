@@ -1,1 +1,28 @@
-//! placeholder
+//! The OpenAI wire format: requests, responses, stream chunks and errors, as data.
+//!
+//! `null` means absent for every optional field; unknown fields are ignored, as OpenAI's own
+//! clients expect of a server. Doc comments become descriptions in the OpenAPI document.
+//!
+//! **Architecture invariant:** data only. This crate knows no tokens, no engine and no HTTP.
+
+mod chat;
+mod common;
+mod completions;
+mod error;
+mod from_json;
+mod models;
+mod tokenize;
+
+pub use chat::{
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatMessage, ChatRequest,
+    ChatResponseMessage, ChatTokenLogprob, ChatTopLogprob, Content, ContentPart, FunctionCall, Role, ToolCall,
+    UnsupportedFields,
+};
+pub use common::{
+    CompletionTokensDetails, FinishReason, PromptTokensDetails, SamplingFields, StopSequences, StreamOptions, Usage,
+};
+pub use completions::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt};
+pub use error::{ErrorBody, ErrorResponse};
+pub use from_json::{FieldError, FromJson};
+pub use models::{Model, ModelList};
+pub use tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};

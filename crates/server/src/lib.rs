@@ -1,1 +1,22 @@
-//! placeholder
+//! The HTTP server: configuration, wiring, routes, errors and metrics.
+//!
+//! **Architecture invariant:** this crate knows no kernel internals. Everything that a client can
+//! send is validated here, before it reaches the engine.
+
+pub mod app;
+mod auth;
+pub mod config;
+mod error;
+mod extract;
+mod fingerprint;
+mod generation;
+mod memory;
+mod metrics;
+mod request_id;
+mod routes;
+pub mod serve;
+mod sse;
+mod startup;
+mod state;
+mod token_text;
+mod validate;

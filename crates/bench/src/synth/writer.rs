@@ -1,0 +1,140 @@
+//! Writes tensors as safetensors shards, a piece at a time, so that memory stays small.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use half::bf16;
+use serde_json::{Map, Value, json};
+
+use super::shapes::{Fill, TensorShape};
+
+/// A shard ends with the tensor that takes it past this.
+const SHARD_BYTES: u64 = 4 << 30;
+
+/// Writes the weights of one checkpoint.
+pub(super) struct ShardWriter {
+    folder: PathBuf,
+    seed: u64,
+    tensors: Vec<TensorShape>,
+}
+
+impl ShardWriter {
+    pub fn new(folder: &Path, seed: u64, tensors: Vec<TensorShape>) -> Self {
+        Self { folder: folder.to_owned(), seed, tensors }
+    }
+
+    /// `printable`: for each token id whether it is text; `progress` is told of written bytes.
+    pub fn write_all(&mut self, printable: Option<&[bool]>, mut progress: impl FnMut(u64)) -> Result<()> {
+        let shards = self.shards();
+        let mut weight_map = Map::new();
+        for (index, tensors) in shards.iter().enumerate() {
+            let name = match shards.len() {
+                1 => "model.safetensors".to_owned(),
+                count => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+            };
+            self.write_shard(&name, tensors, printable, &mut progress)
+                .with_context(|| format!("cannot write {name}"))?;
+            weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), Value::from(name.clone()))));
+        }
+        if shards.len() > 1 {
+            let total: u64 = self.tensors.iter().map(TensorShape::num_bytes).sum();
+            let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+            super::write_json(&self.folder.join("model.safetensors.index.json"), &index)?;
+        }
+        Ok(())
+    }
+
+    fn shards(&self) -> Vec<Vec<TensorShape>> {
+        let mut shards = vec![Vec::new()];
+        let mut size = 0;
+        for tensor in &self.tensors {
+            if size >= SHARD_BYTES {
+                shards.push(Vec::new());
+                size = 0;
+            }
+            size += tensor.num_bytes();
+            shards.last_mut().expect("starts with one").push(tensor.clone());
+        }
+        shards
+    }
+
+    fn write_shard(
+        &self,
+        name: &str,
+        tensors: &[TensorShape],
+        printable: Option<&[bool]>,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<()> {
+        let mut header = Map::new();
+        let mut offset = 0;
+        for tensor in tensors {
+            let end = offset + tensor.num_bytes();
+            let dtype = if tensor.fill == Fill::Bias { "F32" } else { "BF16" };
+            header.insert(
+                tensor.name.clone(),
+                json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, end]}),
+            );
+            offset = end;
+        }
+        let mut header = serde_json::to_vec(&header)?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(self.folder.join(name))?);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for tensor in tensors {
+            write_tensor(&mut file, tensor, self.seed, printable)?;
+            progress(tensor.num_bytes());
+        }
+        Ok(file.flush()?)
+    }
+}
+
+fn write_tensor(file: &mut impl Write, tensor: &TensorShape, seed: u64, printable: Option<&[bool]>) -> Result<()> {
+    // Keyed by name, so a tensor's values do not depend on how many others there are.
+    let mut random = Random::new(seed, &tensor.name);
+    let width = tensor.shape.last().copied().unwrap_or(1);
+    let amplitude = match tensor.fill {
+        Fill::Weight | Fill::Head => (3.0 / width as f32).sqrt(),
+        Fill::Embedding => 3_f32.sqrt(),
+        Fill::Bias => 0.05,
+        Fill::Norm => 0.0,
+    };
+    let mut bytes = Vec::with_capacity(4 * width);
+    for row in 0..tensor.num_values() / width {
+        let is_text = printable.is_none_or(|printable| printable.get(row).copied().unwrap_or(false));
+        bytes.clear();
+        for _ in 0..width {
+            let value = random.next() * amplitude;
+            match tensor.fill {
+                Fill::Bias => bytes.extend(value.to_le_bytes()),
+                Fill::Norm => bytes.extend(bf16::ONE.to_le_bytes()),
+                Fill::Head if !is_text => bytes.extend(bf16::ZERO.to_le_bytes()),
+                _ => bytes.extend(bf16::from_f32(value).to_le_bytes()),
+            }
+        }
+        file.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+/// Uniform numbers from -1 to 1 (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64, name: &str) -> Self {
+        let key = name
+            .bytes()
+            .fold(seed ^ 0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+        Self(key)
+    }
+
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((bits ^ (bits >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}

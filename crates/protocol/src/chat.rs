@@ -1,0 +1,365 @@
+//! `/v1/chat/completions`.
+
+use serde::de::{Deserializer, SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::{FinishReason, SamplingFields, Usage};
+
+/// A chat completion request.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ChatRequest {
+    /// The conversation, oldest message first.
+    pub messages: Vec<ChatMessage>,
+    /// A served model; the only one when absent.
+    pub model: Option<String>,
+    /// Most tokens to generate.
+    pub max_completion_tokens: Option<u32>,
+    /// The older name of `max_completion_tokens`.
+    pub max_tokens: Option<u32>,
+    /// Report log-probabilities of the generated tokens.
+    pub logprobs: Option<bool>,
+    /// 0 to 20 alternatives per token; needs `logprobs`.
+    pub top_logprobs: Option<u32>,
+    /// How tokens are chosen. Read by [`crate::FromJson`], which keeps the path of an error; a
+    /// flattened struct would lose it.
+    #[serde(flatten, skip_deserializing)]
+    pub sampling: SamplingFields,
+    /// End the prompt with the start of the assistant's turn (default true).
+    pub add_generation_prompt: Option<bool>,
+    /// Continue the last message instead of answering it.
+    pub continue_final_message: Option<bool>,
+    /// Put the last message in front of the answer's text.
+    pub echo: Option<bool>,
+    /// More variables for the chat template.
+    pub chat_template_kwargs: Option<serde_json::Map<String, Value>>,
+    /// none or minimal turn a hybrid model's thinking off, anything else turns it on.
+    pub reasoning_effort: Option<String>,
+    /// Only `["text"]`.
+    pub modalities: Option<Vec<String>>,
+    /// Not supported yet, unless empty.
+    pub tools: Option<Vec<Value>>,
+    /// Not supported yet, unless "none" or "auto" without tools.
+    pub tool_choice: Option<Value>,
+    /// Not supported yet, unless of type text.
+    pub response_format: Option<Value>,
+    /// Fields that would change the answer but are not supported: refused rather than ignored.
+    #[serde(flatten)]
+    pub unsupported: UnsupportedFields,
+}
+
+/// Fields with a meaning that is not served.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+pub struct UnsupportedFields {
+    /// Refused.
+    pub functions: Option<Value>,
+    /// Refused.
+    pub function_call: Option<Value>,
+    /// Refused.
+    pub audio: Option<Value>,
+    /// Refused.
+    pub web_search_options: Option<Value>,
+    /// Refused.
+    pub chat_template: Option<Value>,
+    /// Refused.
+    pub logits_processors: Option<Value>,
+    /// Refused.
+    pub structured_outputs: Option<Value>,
+    /// Refused.
+    pub guided_json: Option<Value>,
+    /// Refused.
+    pub guided_regex: Option<Value>,
+    /// Refused.
+    pub guided_choice: Option<Value>,
+    /// Refused.
+    pub guided_grammar: Option<Value>,
+    /// Refused.
+    pub thinking_token_budget: Option<Value>,
+    /// Refused.
+    pub bad_words: Option<Value>,
+    /// Refused.
+    pub allowed_token_ids: Option<Value>,
+}
+
+impl UnsupportedFields {
+    /// The name of a field that is present.
+    pub fn first(&self) -> Option<&'static str> {
+        let fields = [
+            ("functions", &self.functions),
+            ("function_call", &self.function_call),
+            ("audio", &self.audio),
+            ("web_search_options", &self.web_search_options),
+            ("chat_template", &self.chat_template),
+            ("logits_processors", &self.logits_processors),
+            ("structured_outputs", &self.structured_outputs),
+            ("guided_json", &self.guided_json),
+            ("guided_regex", &self.guided_regex),
+            ("guided_choice", &self.guided_choice),
+            ("guided_grammar", &self.guided_grammar),
+            ("thinking_token_budget", &self.thinking_token_budget),
+            ("bad_words", &self.bad_words),
+            ("allowed_token_ids", &self.allowed_token_ids),
+        ];
+        fields.into_iter().find(|(_, value)| value.is_some()).map(|(name, _)| name)
+    }
+}
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions.
+    System,
+    /// Instructions, in newer clients.
+    Developer,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+    /// The result of a tool call.
+    Tool,
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ChatMessage {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said; an assistant message with tool calls may have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    /// Name of the speaker or tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Calls that the assistant made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCall>>,
+    /// The call that a tool message answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// What the assistant thought before it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The same under its newer name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ToolCall {
+    /// Chosen by the server that made the call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Always "function".
+    #[serde(rename = "type", default = "function_type")]
+    pub kind: String,
+    /// What is called.
+    pub function: FunctionCall,
+}
+
+fn function_type() -> String {
+    "function".to_owned()
+}
+
+/// Name and arguments of a call.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct FunctionCall {
+    /// The function.
+    pub name: String,
+    /// A JSON object, as text.
+    #[serde(default)]
+    pub arguments: String,
+}
+
+/// Text, or a list of parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Content {
+    /// Plain text.
+    Text(String),
+    /// Parts; only text parts are served.
+    Parts(Vec<ContentPart>),
+}
+
+/// One part of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct ContentPart {
+    /// "text"
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The text.
+    #[serde(default)]
+    pub text: Option<String>,
+}
+
+// By hand, because an untagged enum would forget where inside the parts an error was.
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ContentVisitor;
+
+        impl<'de> Visitor<'de> for ContentVisitor {
+            type Value = Content;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("a string or a list of content parts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
+                Ok(Content::Text(text.to_owned()))
+            }
+
+            fn visit_string<E>(self, text: String) -> Result<Content, E> {
+                Ok(Content::Text(text))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, parts: A) -> Result<Content, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(parts)).map(Content::Parts)
+            }
+        }
+
+        deserializer.deserialize_any(ContentVisitor)
+    }
+}
+
+/// The answer to a chat request.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ChatCompletion {
+    /// Unique id.
+    pub id: String,
+    /// "chat.completion"
+    pub object: String,
+    /// Unix time in seconds.
+    pub created: u64,
+    /// The model that answered.
+    pub model: String,
+    /// One per `n`.
+    pub choices: Vec<ChatChoice>,
+    /// Token counts.
+    pub usage: Usage,
+    /// Changes whenever outputs may change.
+    pub system_fingerprint: String,
+    /// For `prompt_logprobs`: per prompt token a map from token id to its log-probability.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<Value>,
+    /// For `return_token_ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
+}
+
+/// One generated message.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ChatChoice {
+    /// 0 to n - 1.
+    pub index: u32,
+    /// The message.
+    pub message: ChatResponseMessage,
+    /// Present when asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// Why it ended.
+    pub finish_reason: Option<FinishReason>,
+    /// The stop string or token id that ended it, if one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<Value>,
+    /// For `return_token_ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+}
+
+/// The assistant's message.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ChatResponseMessage {
+    /// Always assistant.
+    pub role: Role,
+    /// The text.
+    pub content: Option<String>,
+    /// Always null.
+    pub refusal: Option<String>,
+}
+
+/// Log-probabilities of generated tokens.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct ChatLogprobs {
+    /// One per token of the content.
+    pub content: Option<Vec<ChatTokenLogprob>>,
+    /// Always null.
+    pub refusal: Option<Vec<ChatTokenLogprob>>,
+}
+
+/// A token, how likely it was, and what else was.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct ChatTokenLogprob {
+    /// Its text.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// Its UTF-8 bytes.
+    pub bytes: Option<Vec<u8>>,
+    /// The most likely tokens, best first.
+    pub top_logprobs: Vec<ChatTopLogprob>,
+}
+
+/// A token and how likely it was.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct ChatTopLogprob {
+    /// Its text.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// Its UTF-8 bytes.
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// One event of a streamed answer.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ChatChunk {
+    /// The same in all chunks.
+    pub id: String,
+    /// "chat.completion.chunk"
+    pub object: String,
+    /// The same in all chunks.
+    pub created: u64,
+    /// The model that answers.
+    pub model: String,
+    /// Changes whenever outputs may change.
+    pub system_fingerprint: String,
+    /// What is new; empty in the usage chunk.
+    pub choices: Vec<ChatChunkChoice>,
+    /// In the last chunk, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// In the first chunk, for `return_token_ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
+}
+
+/// What is new in one choice.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ChatChunkChoice {
+    /// 0 to n - 1.
+    pub index: u32,
+    /// The new part.
+    pub delta: ChatDelta,
+    /// Of the tokens in this chunk, when asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// In the choice's last chunk.
+    pub finish_reason: Option<FinishReason>,
+    /// The stop string or token id that ended it, if one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<Value>,
+    /// For `return_token_ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+}
+
+/// A new part of the message.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+pub struct ChatDelta {
+    /// In a choice's first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// New text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}

@@ -1,0 +1,30 @@
+//! `/v1/models`.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The served models.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ModelList {
+    /// "list"
+    pub object: String,
+    /// The models.
+    pub data: Vec<Model>,
+}
+
+/// A served model.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct Model {
+    /// What requests call it.
+    pub id: String,
+    /// "model"
+    pub object: String,
+    /// Unix time in seconds.
+    pub created: u64,
+    /// "moesaic"
+    pub owned_by: String,
+    /// The checkpoint behind the name.
+    pub root: String,
+    /// Longest sequence, prompt and output together, in tokens.
+    pub max_model_len: u32,
+}

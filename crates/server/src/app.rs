@@ -1,0 +1,111 @@
+//! The router: which route, behind which layers.
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::error::ApiError;
+use crate::routes::{chat_completions, completions, models, status, tokenize};
+use crate::state::AppState;
+use crate::{auth, request_id};
+
+/// Head of the OpenAPI document.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "moesaic",
+    description = "OpenAI-compatible inference server for mixture-of-experts language models",
+    license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+))]
+struct ApiDoc;
+
+/// Routes that need a key, when keys are configured.
+fn protected() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(chat_completions::chat_completions))
+        .routes(routes!(completions::completions))
+        .routes(routes!(models::list_models))
+        .routes(routes!(models::get_model))
+        .routes(routes!(tokenize::tokenize))
+        .routes(routes!(tokenize::detokenize))
+}
+
+/// Routes that anybody may use.
+fn public() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(ApiDoc::openapi())
+        .routes(routes!(status::live))
+        .routes(routes!(status::ready))
+        .routes(routes!(status::health))
+        .routes(routes!(status::version))
+}
+
+fn metrics() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(status::metrics))
+}
+
+/// The OpenAPI document, as JSON text.
+pub fn openapi_json() -> String {
+    let document = public().merge(protected()).merge(metrics()).to_openapi();
+    document.to_pretty_json().expect("the document serialises") + "\n"
+}
+
+/// The whole application.
+pub fn router(state: AppState) -> Router {
+    let with_key = |routes: OpenApiRouter<AppState>| {
+        routes.route_layer(middleware::from_fn_with_state(Arc::clone(&state), auth::layer))
+    };
+    let metrics = if state.config.protect_metrics { with_key(metrics()) } else { metrics() };
+    let (router, document) = public().merge(with_key(protected())).merge(metrics).split_for_parts();
+    let document = Arc::new(document);
+    router
+        .route("/openapi.json", get(move || async move { Json(document.as_ref()).into_response() }))
+        .fallback(async |request: Request| -> Response {
+            ApiError::unknown_route(request.method().as_str(), request.uri().path()).into_response()
+        })
+        .method_not_allowed_fallback(async |request: Request| -> Response {
+            ApiError::method_not_allowed(request.method().as_str(), request.uri().path()).into_response()
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), count_rejections))
+        .layer(DefaultBodyLimit::max(state.config.limits.max_body_bytes))
+        .layer(cors(&state))
+        .layer(middleware::from_fn(request_id::layer))
+        .with_state(state)
+}
+
+/// Counts requests that were refused.
+async fn count_rejections(
+    axum::extract::State(state): axum::extract::State<AppState>,
+    request: Request,
+    next: middleware::Next,
+) -> Response {
+    let is_api = request.method() == Method::POST;
+    let response = next.run(request).await;
+    match response.status().as_u16() {
+        429 => state.metrics.rejected("overloaded"),
+        400..=499 if is_api => state.metrics.rejected("invalid"),
+        _ => {}
+    }
+    response
+}
+
+/// Any origin without credentials, unless the operator names origins.
+fn cors(state: &AppState) -> CorsLayer {
+    let origins = &state.config.cors_allow_origins;
+    let origin = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::OPTIONS])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([HeaderName::from_static(request_id::HEADER), header::RETRY_AFTER])
+}

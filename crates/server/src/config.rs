@@ -1,0 +1,408 @@
+//! Configuration: TOML file, then environment, then command line; raw, then checked.
+//!
+//! This is the only place that reads the environment. What cannot be parsed or makes no sense
+//! refuses to start and says where.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+/// A configuration that cannot be used: shown to the person who starts the server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+macro_rules! raw_config {
+    ($($(#[$meta:meta])* $name:ident: $type:ty,)*) => {
+        /// Settings as they were written, each absent unless given.
+        #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct RawConfig {
+            $($(#[$meta])* pub $name: Option<$type>,)*
+        }
+
+        impl RawConfig {
+            /// These settings where given, else those of `base`.
+            #[must_use]
+            pub fn or(self, base: Self) -> Self {
+                Self { $($name: self.$name.or(base.$name),)* }
+            }
+        }
+    };
+}
+
+raw_config! {
+    /// Checkpoint folder (Hugging Face layout) [default: the small model inside the program]
+    #[arg(long, env = "MOESAIC_MODEL", value_name = "DIR", help_heading = "Model")]
+    model: PathBuf,
+    /// Names that requests may call the model; the first is reported [default: the folder's name]
+    #[arg(long, env = "MOESAIC_SERVED_MODEL_NAME", value_name = "NAME", value_delimiter = ',', help_heading = "Model")]
+    served_model_name: Vec<String>,
+    /// Type of weights and activations [default: auto, the checkpoint's own]
+    #[arg(long, env = "MOESAIC_DTYPE", value_enum, help_heading = "Model")]
+    dtype: Dtype,
+    /// Longest sequence, prompt and output together, in tokens [default: the model's]
+    #[arg(long, env = "MOESAIC_MAX_MODEL_LEN", value_name = "N", help_heading = "Model")]
+    max_model_len: usize,
+    /// strict: bits depend on the request alone; fast: long prompts use fewer operations [default: strict]
+    #[arg(long, env = "MOESAIC_NUMERICS", value_enum, help_heading = "Model")]
+    numerics: NumericsMode,
+    /// With numerics fast: prompt chunks of at least this many tokens use the naive attention form [default: 170]
+    #[arg(long, env = "MOESAIC_NAIVE_MIN_TOKENS", value_name = "N", help_heading = "Model")]
+    naive_min_tokens: usize,
+
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, env = "MOESAIC_HOST", value_name = "IP", help_heading = "Server")]
+    host: IpAddr,
+    /// Port to listen on; 0 for any free one [default: 8000]
+    #[arg(long, env = "MOESAIC_PORT", value_name = "PORT", help_heading = "Server")]
+    port: u16,
+    /// Keys that clients must show; without any, everybody may use the server
+    #[arg(long, env = "MOESAIC_API_KEY", value_name = "KEY", value_delimiter = ',', hide_env_values = true, help_heading = "Server")]
+    api_key: Vec<String>,
+    /// File with one key per line
+    #[arg(long, env = "MOESAIC_API_KEY_FILE", value_name = "FILE", help_heading = "Server")]
+    api_key_file: PathBuf,
+    /// Ask for a key on /metrics too [default: false]
+    #[arg(long, env = "MOESAIC_PROTECT_METRICS", value_name = "BOOL", help_heading = "Server")]
+    protect_metrics: bool,
+    /// Web origins that may call the server from a browser; * for any [default: *]
+    #[arg(long, env = "MOESAIC_CORS_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', help_heading = "Server")]
+    cors_allow_origin: Vec<String>,
+
+    /// Sequences that run at once [default: 64]
+    #[arg(long, env = "MOESAIC_MAX_NUM_SEQS", value_name = "N", help_heading = "Limits")]
+    max_num_seqs: usize,
+    /// Tokens computed in one step [default: 512]
+    #[arg(long, env = "MOESAIC_MAX_NUM_BATCHED_TOKENS", value_name = "N", help_heading = "Limits")]
+    max_num_batched_tokens: usize,
+    /// Sequences that wait for their turn; further requests get 429 [default: 1024]
+    #[arg(long, env = "MOESAIC_MAX_QUEUED_REQUESTS", value_name = "N", help_heading = "Limits")]
+    max_queued_requests: usize,
+    /// Largest n of a request, and prompts × n of a completion [default: 16]
+    #[arg(long, env = "MOESAIC_MAX_CHOICES", value_name = "N", help_heading = "Limits")]
+    max_choices: usize,
+    /// Largest request body in bytes [default: 8388608]
+    #[arg(long, env = "MOESAIC_MAX_BODY_BYTES", value_name = "N", help_heading = "Limits")]
+    max_body_bytes: usize,
+    /// Seconds that a request may take in all; 0 for no limit [default: 0]
+    #[arg(long, env = "MOESAIC_REQUEST_TIMEOUT_SECONDS", value_name = "N", help_heading = "Limits")]
+    request_timeout_seconds: u64,
+    /// Seconds that a request may wait for its first token; 0 for no limit [default: 0]
+    #[arg(long, env = "MOESAIC_QUEUE_TIMEOUT_SECONDS", value_name = "N", help_heading = "Limits")]
+    queue_timeout_seconds: u64,
+    /// Seconds between keep-alive comments in a silent stream [default: 15]
+    #[arg(long, env = "MOESAIC_KEEP_ALIVE_SECONDS", value_name = "N", help_heading = "Limits")]
+    keep_alive_seconds: u64,
+    /// Seconds that requests in flight get to finish when the server is told to stop [default: 30]
+    #[arg(long, env = "MOESAIC_SHUTDOWN_GRACE_SECONDS", value_name = "N", help_heading = "Limits")]
+    shutdown_grace_seconds: u64,
+    /// Seconds without a finished step, while work waits, after which /live fails [default: 120]
+    #[arg(long, env = "MOESAIC_STALL_SECONDS", value_name = "N", help_heading = "Limits")]
+    stall_seconds: u64,
+
+    /// Device to compute on [default: cpu]
+    #[arg(long, env = "MOESAIC_DEVICE", value_name = "DEVICE", help_heading = "Resources")]
+    device: String,
+    /// Threads that compute [default: one per core]
+    #[arg(long, env = "MOESAIC_THREADS", value_name = "N", help_heading = "Resources")]
+    threads: usize,
+    /// Memory for keys and values: auto, or a size such as 512MB or 4GiB [default: auto]
+    #[arg(long, env = "MOESAIC_KV_CACHE_MEMORY", value_name = "SIZE", help_heading = "Resources")]
+    kv_cache_memory: String,
+    /// Tokens per KV block [default: 16]
+    #[arg(long, env = "MOESAIC_BLOCK_SIZE", value_name = "N", help_heading = "Resources")]
+    block_size: usize,
+    /// Reuse what was computed for equal prompt beginnings [default: true]
+    #[arg(long, env = "MOESAIC_ENABLE_PREFIX_CACHING", value_name = "BOOL", help_heading = "Resources")]
+    enable_prefix_caching: bool,
+
+    /// Shape of log lines [default: pretty]
+    #[arg(long, env = "MOESAIC_LOG", value_enum, help_heading = "Logging")]
+    log: LogFormat,
+    /// What is logged: error, warn, info, debug, or a filter such as info,moesaic=debug [default: info]
+    #[arg(long, env = "MOESAIC_LOG_LEVEL", value_name = "FILTER", help_heading = "Logging")]
+    log_level: String,
+}
+
+/// `--dtype`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// What the checkpoint says; f16 becomes bf16.
+    Auto,
+    /// 32-bit.
+    F32,
+    /// 16-bit with f32's range.
+    Bf16,
+}
+
+/// `--numerics`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NumericsMode {
+    /// Bits depend on the request alone.
+    Strict,
+    /// Long prompts take fewer operations.
+    Fast,
+}
+
+/// `--log`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Checked settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `None`: the embedded model.
+    pub model: Option<PathBuf>,
+    /// Empty: the checkpoint's own name.
+    pub served_model_names: Vec<String>,
+    /// Compute type.
+    pub dtype: Dtype,
+    /// `None`: the model's.
+    pub max_model_len: Option<usize>,
+    /// How much may influence the bits.
+    pub numerics: NumericsMode,
+    /// Threshold of the naive form.
+    pub naive_min_tokens: usize,
+    /// Listening address.
+    pub host: IpAddr,
+    /// Listening port.
+    pub port: u16,
+    /// Accepted keys; none for an open server.
+    pub api_keys: Vec<String>,
+    /// Whether /metrics needs a key.
+    pub protect_metrics: bool,
+    /// Browser origins; contains "*" for any.
+    pub cors_allow_origins: Vec<String>,
+    /// Bounds of requests and queues.
+    pub limits: Limits,
+    /// Compute threads.
+    pub threads: usize,
+    /// Bytes for the KV cache; `None` to choose by free memory.
+    pub kv_cache_bytes: Option<usize>,
+    /// Tokens per block.
+    pub block_size: usize,
+    /// Prefix cache on.
+    pub prefix_caching: bool,
+    /// Shape of log lines.
+    pub log: LogFormat,
+    /// Log filter.
+    pub log_level: String,
+}
+
+/// Bounds of requests and queues.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Sequences that run at once.
+    pub max_num_seqs: usize,
+    /// Tokens per step.
+    pub max_num_batched_tokens: usize,
+    /// Sequences that wait.
+    pub max_queued_requests: usize,
+    /// Choices per request.
+    pub max_choices: usize,
+    /// Bytes per request body.
+    pub max_body_bytes: usize,
+    /// For the whole request.
+    pub request_timeout: Option<Duration>,
+    /// For the first token.
+    pub queue_timeout: Option<Duration>,
+    /// Between keep-alive comments.
+    pub keep_alive: Duration,
+    /// For finishing when told to stop.
+    pub shutdown_grace: Duration,
+    /// Without progress before /live fails.
+    pub stall: Duration,
+}
+
+impl RawConfig {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// Names file, line and key of what is wrong.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError(format!("cannot read the configuration {}: {error}", path.display())))?;
+        toml::from_str(&text).map_err(|error| ConfigError(format!("{}: {error}", path.display())))
+    }
+
+    /// Fills in defaults and checks that the settings make sense together.
+    ///
+    /// # Errors
+    /// Names the setting that is wrong.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        if self.device.as_deref().is_some_and(|device| device != "cpu") {
+            return Err(ConfigError("device: this build computes on the cpu only".to_owned()));
+        }
+        let limits = Limits {
+            max_num_seqs: at_least_one("max_num_seqs", self.max_num_seqs.unwrap_or(64))?,
+            max_num_batched_tokens: at_least_one("max_num_batched_tokens", self.max_num_batched_tokens.unwrap_or(512))?,
+            max_queued_requests: self.max_queued_requests.unwrap_or(1024),
+            max_choices: at_least_one("max_choices", self.max_choices.unwrap_or(16))?,
+            max_body_bytes: at_least_one("max_body_bytes", self.max_body_bytes.unwrap_or(8 << 20))?,
+            request_timeout: seconds(self.request_timeout_seconds.unwrap_or(0)),
+            queue_timeout: seconds(self.queue_timeout_seconds.unwrap_or(0)),
+            keep_alive: seconds(self.keep_alive_seconds.unwrap_or(15))
+                .ok_or_else(|| ConfigError("keep_alive_seconds must be at least 1".to_owned()))?,
+            shutdown_grace: Duration::from_secs(self.shutdown_grace_seconds.unwrap_or(30)),
+            stall: seconds(self.stall_seconds.unwrap_or(120))
+                .ok_or_else(|| ConfigError("stall_seconds must be at least 1".to_owned()))?,
+        };
+        if limits.max_num_batched_tokens < limits.max_num_seqs {
+            return Err(ConfigError(format!(
+                "max_num_batched_tokens ({}) must be at least max_num_seqs ({}): every running sequence computes a token per step",
+                limits.max_num_batched_tokens, limits.max_num_seqs
+            )));
+        }
+        let mut api_keys = self.api_key.unwrap_or_default();
+        if let Some(path) = &self.api_key_file {
+            api_keys.extend(read_keys(path)?);
+        }
+        if api_keys.iter().any(String::is_empty) {
+            return Err(ConfigError("api_key must not be empty".to_owned()));
+        }
+        let default_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Config {
+            model: self.model,
+            served_model_names: self.served_model_name.unwrap_or_default(),
+            dtype: self.dtype.unwrap_or(Dtype::Auto),
+            max_model_len: self
+                .max_model_len
+                .map(|len| match len {
+                    0 | 1 => Err(ConfigError(
+                        "max_model_len must be at least 2: a prompt token and an answer token".to_owned(),
+                    )),
+                    len => Ok(len),
+                })
+                .transpose()?,
+            numerics: self.numerics.unwrap_or(NumericsMode::Strict),
+            naive_min_tokens: at_least_one("naive_min_tokens", self.naive_min_tokens.unwrap_or(170))?,
+            host: self.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            port: self.port.unwrap_or(8000),
+            api_keys,
+            protect_metrics: self.protect_metrics.unwrap_or(false),
+            cors_allow_origins: self.cors_allow_origin.unwrap_or_else(|| vec!["*".to_owned()]),
+            limits,
+            threads: at_least_one("threads", self.threads.unwrap_or(default_threads))?,
+            kv_cache_bytes: parse_size(self.kv_cache_memory.as_deref().unwrap_or("auto"))?,
+            block_size: match self.block_size.unwrap_or(16) {
+                size @ 1..=1024 => size,
+                size => return Err(ConfigError(format!("block_size is {size}, expected 1 to 1024"))),
+            },
+            prefix_caching: self.enable_prefix_caching.unwrap_or(true),
+            log: self.log.unwrap_or(LogFormat::Pretty),
+            log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
+        })
+    }
+}
+
+fn at_least_one(key: &str, value: usize) -> Result<usize, ConfigError> {
+    if value == 0 { Err(ConfigError(format!("{key} must be at least 1"))) } else { Ok(value) }
+}
+
+fn seconds(value: u64) -> Option<Duration> {
+    (value > 0).then(|| Duration::from_secs(value))
+}
+
+fn read_keys(path: &Path) -> Result<Vec<String>, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError(format!("api_key_file: cannot read {}: {error}", path.display())))?;
+    let keys: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if keys.is_empty() {
+        return Err(ConfigError(format!("api_key_file: {} holds no key", path.display())));
+    }
+    Ok(keys)
+}
+
+/// `None` for auto.
+fn parse_size(text: &str) -> Result<Option<usize>, ConfigError> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+    let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "kib" | "k" => 1024.0,
+        "mib" | "m" => 1024.0 * 1024.0,
+        "gib" | "g" => 1024.0 * 1024.0 * 1024.0,
+        _ => f64::NAN,
+    };
+    match text[..digits].parse::<f64>().map(|number| number * unit) {
+        Ok(bytes) if bytes >= 1.0 && bytes < 1e15 => Ok(Some(bytes as usize)),
+        _ => Err(ConfigError(format!("kv_cache_memory is {text:?}, expected auto or a size such as 512MB or 4GiB"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULT_FILE: &str = include_str!("../../../config/default.toml");
+
+    #[test]
+    fn the_default_file_is_the_default() {
+        let from_file: RawConfig = toml::from_str(DEFAULT_FILE).unwrap();
+        assert_eq!(from_file.resolve().unwrap(), RawConfig::default().resolve().unwrap());
+    }
+
+    #[test]
+    fn the_default_file_names_every_key() {
+        let all = serde_json::to_value(RawConfig::default()).unwrap();
+        for key in all.as_object().unwrap().keys() {
+            let named = DEFAULT_FILE.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} =")));
+            assert!(named, "config/default.toml does not name {key}");
+        }
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let file: RawConfig = toml::from_str("port = 1\nmax_num_seqs = 2").unwrap();
+        let line = RawConfig { port: Some(3), ..RawConfig::default() };
+        let config = line.or(file).resolve().unwrap();
+        assert_eq!((config.port, config.limits.max_num_seqs), (3, 2));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let check = |text: &str, expected: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("c.toml");
+            std::fs::write(&path, text).unwrap();
+            let error = RawConfig::from_file(&path).and_then(RawConfig::resolve).unwrap_err();
+            assert!(error.0.contains(expected), "{text}: {error}");
+        };
+        check("\nprot = 1", "line 2");
+        check("\nprot = 1", "unknown field `prot`");
+        check("port = 70000", "line 1");
+        check("dtype = \"f16\"", "unknown variant `f16`");
+        check("max_num_seqs = 0", "max_num_seqs must be at least 1");
+        check("max_num_seqs = 600", "max_num_batched_tokens (512)");
+        check("kv_cache_memory = \"lots\"", "kv_cache_memory is \"lots\"");
+        check("api_key_file = \"/nowhere\"", "/nowhere");
+        check("device = \"cuda:0\"", "cpu only");
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("512MB", 512_000_000), ("4GiB", 4 << 30), ("1.5 KiB", 1536), ("77", 77)] {
+            assert_eq!(parse_size(text).unwrap(), Some(bytes), "{text}");
+        }
+        for text in ["-1", "", "MB", "1e400", "99999PB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

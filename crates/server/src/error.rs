@@ -1,0 +1,198 @@
+//! The one mapping from what can go wrong to what a client sees.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use moesaic_chat::PromptError;
+use moesaic_engine::SubmitError;
+use moesaic_protocol::{ErrorBody, ErrorResponse, FieldError};
+
+/// Longest message; what a client sent is echoed only in part.
+const MAX_MESSAGE: usize = 2048;
+const MAX_ECHO: usize = 100;
+
+/// An error on its way to a client.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+    retry_after_ms: Option<u64>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &str, code: Option<&str>, message: impl Into<String>) -> Self {
+        let body = ErrorBody {
+            message: shorten(&message.into(), MAX_MESSAGE),
+            kind: kind.to_owned(),
+            param: None,
+            code: code.map(str::to_owned),
+        };
+        Self { status, body, retry_after_ms: None }
+    }
+
+    fn retry_after(mut self, milliseconds: u64) -> Self {
+        self.retry_after_ms = Some(milliseconds);
+        self
+    }
+
+    /// 400 about one field.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        let mut error = Self::bad_request(message);
+        error.body.param = Some(shorten(&param.into(), MAX_ECHO));
+        error
+    }
+
+    /// 400 about the request as a whole.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", None, message)
+    }
+
+    /// 400: the prompt does not fit.
+    pub fn context_length(param: &str, num_tokens: usize, max_model_len: usize) -> Self {
+        let message = format!(
+            "This model's maximum context length is {max_model_len} tokens, but the prompt has {num_tokens} tokens, \
+             which leaves no room for an answer. Please shorten it."
+        );
+        let mut error = Self::invalid(param, message);
+        error.body.code = Some("context_length_exceeded".to_owned());
+        error
+    }
+
+    /// 404: the client names a model that is not served.
+    pub fn model_not_found(model: &str) -> Self {
+        let message = format!("The model `{}` does not exist.", shorten(model, MAX_ECHO));
+        let mut error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message);
+        error.body.param = Some("model".to_owned());
+        error
+    }
+
+    /// 404: no such route.
+    pub fn unknown_route(method: &str, path: &str) -> Self {
+        let message = format!("Unknown request URL: {method} {}.", shorten(path, MAX_ECHO));
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("unknown_url"), message)
+    }
+
+    /// 405: the route exists, the method does not.
+    pub fn method_not_allowed(method: &str, path: &str) -> Self {
+        let message = format!("{method} is not allowed on {}.", shorten(path, MAX_ECHO));
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", Some("method_not_allowed"), message)
+    }
+
+    /// 401: no key, or a wrong one.
+    pub fn unauthorized() -> Self {
+        let message = "Missing or incorrect API key. Send it as `Authorization: Bearer KEY`.";
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)
+    }
+
+    /// 413: the body is too large.
+    pub fn too_large(max_bytes: usize) -> Self {
+        let message = format!("The request body is larger than {max_bytes} bytes.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
+    }
+
+    /// 415: not JSON.
+    pub fn unsupported_media_type() -> Self {
+        let message = "Send the request with `Content-Type: application/json`.";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", Some("unsupported_media_type"), message)
+    }
+
+    /// 408: the request took longer than the operator allows.
+    pub fn timed_out(seconds: u64) -> Self {
+        let message = format!("The request did not finish within {seconds} s.");
+        Self::new(StatusCode::REQUEST_TIMEOUT, "timeout_error", Some("request_timeout"), message)
+    }
+
+    /// 503: the request waited longer than the operator allows.
+    pub fn queued_too_long(seconds: u64) -> Self {
+        let message = format!("The request waited longer than {seconds} s for its turn. Please try again later.");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("server_overloaded"), message).retry_after(1000)
+    }
+
+    /// 503: not ready yet.
+    pub fn loading() -> Self {
+        let message = "The model is still being loaded. Please try again shortly.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("model_loading"), message).retry_after(2000)
+    }
+
+    /// 503: not taking requests any more.
+    pub fn draining() -> Self {
+        let message = "The server is shutting down. Please try again.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("server_shutting_down"), message)
+            .retry_after(1000)
+    }
+
+    /// 500: our fault. The cause goes to the log, not to the client.
+    pub fn internal(cause: &str) -> Self {
+        tracing::error!(cause, "a request failed");
+        let message = "The server had an error while processing the request.";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error"), message)
+    }
+
+    /// The status that a response with this error has.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The body, also sent as an event when a stream has begun already.
+    pub fn to_body(&self) -> ErrorResponse {
+        ErrorResponse { error: self.body.clone() }
+    }
+}
+
+impl From<FieldError> for ApiError {
+    fn from(error: FieldError) -> Self {
+        match error.param {
+            Some(param) => Self::invalid(param, error.message),
+            None => Self::bad_request(format!("The request body is not what this endpoint takes: {}", error.message)),
+        }
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Overloaded { .. } => {
+                let message = format!("The server is overloaded: {error}. Please try again later.");
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", Some("server_overloaded"), message)
+                    .retry_after(1000)
+            }
+            SubmitError::Stopped => Self::draining(),
+        }
+    }
+}
+
+impl From<PromptError> for ApiError {
+    fn from(error: PromptError) -> Self {
+        let param = match &error {
+            PromptError::UnsupportedPart { message, part, .. } => format!("messages[{message}].content[{part}]"),
+            PromptError::ReservedVariable(name) => format!("chat_template_kwargs.{name}"),
+            PromptError::CannotContinue => "continue_final_message".to_owned(),
+            PromptError::Template(_) => "messages".to_owned(),
+        };
+        Self::invalid(param, error.to_string())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.to_body())).into_response();
+        let headers = response.headers_mut();
+        if let Some(milliseconds) = self.retry_after_ms {
+            headers.insert("retry-after", HeaderValue::from(milliseconds.div_ceil(1000)));
+            headers.insert("retry-after-ms", HeaderValue::from(milliseconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert("www-authenticate", HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Cuts a text at a character border.
+fn shorten(text: &str, max_bytes: usize) -> String {
+    if text.len() <= max_bytes {
+        return text.to_owned();
+    }
+    let end = (0..=max_bytes - 3).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &text[..end])
+}

@@ -1,0 +1,41 @@
+//! `system_fingerprint`: changes whenever the bits of outputs may change.
+
+use sha2::{Digest, Sha256};
+
+/// Everything that the bits depend on besides the request.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// Digest of the checkpoint's files.
+    pub checkpoint: &'a [u8],
+    /// Compute type.
+    pub dtype: &'a str,
+    /// Numeric mode, thresholds included.
+    pub numerics: &'a str,
+}
+
+/// A short name for these parts, this build and this kind of machine.
+pub fn fingerprint(parts: &Parts) -> String {
+    let mut hasher = Sha256::new();
+    for part in [
+        env!("CARGO_PKG_VERSION").as_bytes(),
+        std::env::consts::ARCH.as_bytes(),
+        math_library().as_bytes(),
+        parts.checkpoint,
+        parts.dtype.as_bytes(),
+        parts.numerics.as_bytes(),
+    ] {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    let hex: String = hasher.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("fp_{hex}")
+}
+
+/// The system's exp and ln choose their form by the processor, which may show in a last bit.
+fn math_library() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("fma") {
+        return "fma";
+    }
+    "plain"
+}

@@ -1,0 +1,241 @@
+//! A submitted request: engine outputs become text, choice by choice.
+//!
+//! The one path behind streamed and whole answers, of chat and of completions.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use moesaic_chat::{ChoiceDecoder, Tokenizer};
+use moesaic_engine::{Admission, EngineChoice, EngineOutput, EngineRequest, RequestStream, StreamEnd};
+use moesaic_protocol::{CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage};
+use moesaic_scheduler::{FinishReason as EngineFinish, SampledToken, TokenLogprobs};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant as TokioInstant, timeout_at};
+
+use crate::auth::ClientKey;
+use crate::error::ApiError;
+use crate::metrics::RequestTimer;
+use crate::state::{AppState, Serving};
+use crate::validate::ValidSampling;
+
+/// What is submitted.
+#[derive(Debug)]
+pub struct Submission<'a> {
+    /// Token ids of each prompt, with the number of tokens that its answers may have.
+    pub prompts: Vec<(Vec<u32>, u32)>,
+    /// Settings of all choices.
+    pub sampling: &'a ValidSampling,
+    /// Whose request it is.
+    pub client: ClientKey,
+    /// When it arrived.
+    pub arrived: Instant,
+}
+
+/// What is new in one choice.
+#[derive(Debug, Default)]
+pub struct Delta {
+    /// Which choice: prompt · n + choice of the prompt.
+    pub choice: usize,
+    /// Text that is certain now.
+    pub text: String,
+    /// Tokens, up to the one that completed a stop string.
+    pub tokens: Vec<SampledToken>,
+    /// Log-probabilities of further prompt tokens, from the second on.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
+    /// Present in a choice's last delta.
+    pub end: Option<ChoiceEnd>,
+}
+
+/// How a choice ended.
+#[derive(Debug, Clone)]
+pub struct ChoiceEnd {
+    /// For `finish_reason`.
+    pub reason: FinishReason,
+    /// The stop string or stop token id, if it was one.
+    pub stop_reason: Option<Value>,
+}
+
+/// A request in flight. Dropping it aborts it.
+#[derive(Debug)]
+pub struct Generation {
+    stream: RequestStream,
+    decoders: Vec<ChoiceDecoder>,
+    eos_token_ids: Vec<u32>,
+    usage: Usage,
+    n: usize,
+    deadline: Option<TokioInstant>,
+    first_token_deadline: Option<TokioInstant>,
+    state: AppState,
+    timer: RequestTimer,
+}
+
+impl Generation {
+    /// Hands the request to the engine.
+    ///
+    /// # Errors
+    /// When the engine has stopped.
+    pub fn submit(
+        state: &AppState,
+        serving: &Serving,
+        admission: Admission,
+        submission: Submission,
+    ) -> Result<Self, ApiError> {
+        let Submission { prompts, sampling, client, arrived } = submission;
+        let num_prompt_tokens: usize = prompts.iter().map(|(prompt, _)| prompt.len()).sum();
+        let choices: Vec<EngineChoice> = prompts
+            .iter()
+            .enumerate()
+            .flat_map(|(prompt, (_, max_tokens))| {
+                (0..sampling.n).map(move |choice| {
+                    let mut params = sampling.params.clone();
+                    (params.choice, params.max_tokens) = (choice, *max_tokens);
+                    EngineChoice { prompt, sampling: params }
+                })
+            })
+            .collect();
+        let decoder = |_: &EngineChoice| ChoiceDecoder::new(serving.tokenizer.clone(), sampling.decode.clone());
+        let decoders: Vec<ChoiceDecoder> = choices.iter().map(decoder).collect();
+        let timer = RequestTimer::new(Arc::clone(state), arrived, num_prompt_tokens, decoders.len());
+        let request = EngineRequest {
+            prompts: prompts.into_iter().map(|(prompt, _)| prompt).collect(),
+            choices,
+            priority: sampling.priority,
+            cache_salt: cache_salt(client, sampling.cache_salt.as_deref()),
+            constraint: None,
+        };
+        let limits = &state.config.limits;
+        let after = |limit: Option<std::time::Duration>| limit.map(|limit| TokioInstant::from_std(arrived + limit));
+        Ok(Self {
+            stream: serving.engine.submit(admission, request)?,
+            decoders,
+            eos_token_ids: serving.eos_token_ids.clone(),
+            usage: Usage { prompt_tokens: num_prompt_tokens as u32, ..Usage::default() },
+            n: sampling.n as usize,
+            deadline: after(limits.request_timeout),
+            first_token_deadline: after(limits.queue_timeout),
+            state: Arc::clone(state),
+            timer,
+        })
+    }
+
+    /// What is new; `None` after every choice has ended.
+    ///
+    /// # Errors
+    /// When the engine failed, the server stops or a time limit has passed. Nothing follows.
+    pub async fn next(&mut self) -> Result<Option<Delta>, ApiError> {
+        let Some(output) = self.next_output().await? else {
+            self.timer.finish("stop");
+            return Ok(None);
+        };
+        match &output.end {
+            Some(StreamEnd::Shutdown) => Err(ApiError::draining()),
+            Some(StreamEnd::Failed(cause)) | Some(StreamEnd::Finished(EngineFinish::Failed(cause))) => {
+                self.timer.finish("error");
+                Err(ApiError::internal(cause))
+            }
+            _ => Ok(Some(self.decode(output))),
+        }
+    }
+
+    /// Token counts so far.
+    pub fn usage(&self) -> Usage {
+        Usage { total_tokens: self.usage.prompt_tokens + self.usage.completion_tokens, ..self.usage }
+    }
+
+    async fn next_output(&mut self) -> Result<Option<EngineOutput>, ApiError> {
+        let deadlines = [self.deadline, self.first_token_deadline];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else { return Ok(self.stream.next().await) };
+        match timeout_at(deadline, self.stream.next()).await {
+            Ok(output) => {
+                self.first_token_deadline = None;
+                Ok(output)
+            }
+            Err(_) => {
+                let limits = &self.state.config.limits;
+                let seconds = |limit: Option<std::time::Duration>| limit.unwrap_or_default().as_secs();
+                Err(if self.first_token_deadline == Some(deadline) {
+                    ApiError::queued_too_long(seconds(limits.queue_timeout))
+                } else {
+                    ApiError::timed_out(seconds(limits.request_timeout))
+                })
+            }
+        }
+    }
+
+    fn decode(&mut self, output: EngineOutput) -> Delta {
+        let choice = output.choice as usize;
+        let mut delta = Delta { choice, prompt_logprobs: output.prompt_logprobs, ..Delta::default() };
+        let stopped_by = match &output.end {
+            Some(StreamEnd::Finished(EngineFinish::Stop { token_id })) => Some(*token_id),
+            _ => None,
+        };
+        let num_tokens = output.tokens.len();
+        let decoder = &mut self.decoders[choice];
+        let mut stop = None;
+        for (index, token) in output.tokens.into_iter().enumerate() {
+            let is_end = stopped_by.is_some() && index + 1 == num_tokens;
+            stop = decoder.push(token.id, is_end, &mut delta.text);
+            delta.tokens.push(token);
+            if stop.is_some() {
+                break;
+            }
+        }
+        if stop.is_none() && output.end.is_some() {
+            stop = decoder.finish(&mut delta.text);
+        }
+        delta.end = match (stop, &output.end) {
+            (Some(stop), _) => {
+                self.stream.abort_choice(output.choice);
+                Some(ChoiceEnd { reason: FinishReason::Stop, stop_reason: Some(stop.stop.into()) })
+            }
+            (None, Some(_)) if stopped_by.is_some() => {
+                let by_request = stopped_by.filter(|id| !self.eos_token_ids.contains(id));
+                Some(ChoiceEnd { reason: FinishReason::Stop, stop_reason: by_request.map(Value::from) })
+            }
+            (None, Some(_)) => Some(ChoiceEnd { reason: FinishReason::Length, stop_reason: None }),
+            (None, None) => None,
+        };
+        self.timer.tokens(choice, delta.tokens.len(), output.first_scheduled);
+        if delta.end.as_ref().is_some_and(|end| end.reason == FinishReason::Length) {
+            self.timer.finish("length");
+        }
+        self.count(&delta, output.num_cached_tokens);
+        delta
+    }
+
+    fn count(&mut self, delta: &Delta, num_cached_tokens: usize) {
+        self.usage.completion_tokens += delta.tokens.len() as u32;
+        self.usage.completion_tokens_details = CompletionTokensDetails::default();
+        // Further choices of a prompt find the first one's blocks; that is no gain of the client's.
+        if delta.choice.is_multiple_of(self.n) && delta.end.is_some() {
+            let PromptTokensDetails { cached_tokens } = &mut self.usage.prompt_tokens_details;
+            *cached_tokens += num_cached_tokens as u32;
+        }
+    }
+}
+
+/// Requests with different keys or salts never share cached blocks, so that nobody can measure
+/// what others have asked.
+fn cache_salt(client: ClientKey, salt: Option<&str>) -> u64 {
+    let mut hasher = Sha256::new();
+    hasher.update(client.0.unwrap_or_default());
+    hasher.update(salt.unwrap_or_default());
+    let digest = hasher.finalize();
+    u64::from_le_bytes(digest[..8].try_into().expect("eight bytes"))
+}
+
+/// Tokenises off the async threads.
+///
+/// # Errors
+/// When there is no tokenizer or it refuses the text.
+pub async fn tokenise<T: Send + 'static>(
+    serving: &Serving,
+    work: impl FnOnce(&Tokenizer) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let tokenizer = serving.tokenizer.clone().ok_or_else(|| {
+        ApiError::bad_request("This model has no tokenizer: use /v1/completions with token ids as the prompt.")
+    })?;
+    let done = tokio::task::spawn_blocking(move || work(&tokenizer)).await;
+    done.map_err(|error| ApiError::internal(&format!("tokenising: {error}")))?
+}

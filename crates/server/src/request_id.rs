@@ -1,0 +1,39 @@
+//! Every response carries `x-request-id`: the client's, if it is a sensible one, else ours.
+
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::middleware::Next;
+use axum::response::Response;
+
+/// The header.
+pub const HEADER: &str = "x-request-id";
+
+/// The id of the request being answered.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub String);
+
+/// Whether an id is safe to log and to send back.
+pub fn is_valid(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+}
+
+/// A fresh id.
+pub fn fresh() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// Notes the id and adds it to the response.
+pub async fn layer(mut request: Request, next: Next) -> Response {
+    let given = request.headers().get(HEADER).and_then(|value| value.to_str().ok()).filter(|id| is_valid(id));
+    let id = given.map_or_else(fresh, str::to_owned);
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let started = std::time::Instant::now();
+    let mut response = next.run(request).await;
+    let status = response.status().as_u16();
+    tracing::debug!(%method, path, status, request_id = id, ms = started.elapsed().as_millis() as u64, "answered");
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(HEADER, value);
+    }
+    response
+}

@@ -1,0 +1,359 @@
+//! `POST /v1/completions`
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::response::sse::Event;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use futures::Stream;
+use moesaic_protocol::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, ErrorResponse, Prompt};
+use moesaic_scheduler::TokenLogprobs;
+
+use crate::auth::ClientKey;
+use crate::error::ApiError;
+use crate::extract::ApiJson;
+use crate::generation::{Delta, Generation, Submission, tokenise};
+use crate::request_id::RequestId;
+use crate::routes::unix_now;
+use crate::state::{AppState, Serving};
+use crate::validate::{self, EndpointFields, ValidSampling};
+use crate::{sse, token_text};
+
+/// As OpenAI's.
+const DEFAULT_MAX_TOKENS: u32 = 16;
+
+/// Continues prompts.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    request_body = CompletionRequest,
+    responses(
+        (status = 200, description = "The continuations, or with stream: true a stream of pieces", content(
+            (Completion = "application/json"),
+            (Completion = "text/event-stream"),
+        )),
+        (status = "4XX", description = "The request is wrong or may not be served", body = ErrorResponse),
+        (status = "5XX", description = "The server cannot serve it now", body = ErrorResponse),
+    )
+)]
+pub async fn completions(
+    State(state): State<AppState>,
+    Extension(client): Extension<ClientKey>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    ApiJson(request): ApiJson<CompletionRequest>,
+) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let serving = Arc::clone(state.serving()?);
+    let model = serving.check_model(request.model.as_deref())?.to_owned();
+    let sampling = validate_request(&request, &serving, &state)?;
+    let num_prompts = num_prompts(&request.prompt);
+    let num_choices = num_prompts * sampling.n as usize;
+    if num_prompts == 0 || num_choices > state.config.limits.max_choices {
+        let limit = state.config.limits.max_choices;
+        return Err(ApiError::invalid("prompt", format!("prompts × n must be from 1 to {limit}, got {num_choices}")));
+    }
+    let admission = serving.engine.admit(num_choices)?;
+    let echo = request.echo.unwrap_or(false);
+    let prompts = prompts(&serving, request.prompt, &sampling, echo).await?;
+    let answer = Answer {
+        id: format!("cmpl-{}", sampling.request_id.clone().unwrap_or(id)),
+        created: unix_now(),
+        model,
+        echoes: prompts.iter().map(|prompt| prompt.echo.clone()).collect(),
+        prompt_token_ids: prompts.iter().map(|prompt| prompt.token_ids.clone()).collect(),
+        num_alternatives: request.logprobs,
+        serving: Arc::clone(&serving),
+        sampling,
+    };
+    let prompts = prompts.into_iter().map(|prompt| (prompt.token_ids, prompt.max_tokens)).collect();
+    let submission = Submission { prompts, sampling: &answer.sampling, client, arrived };
+    let generation = Generation::submit(&state, &serving, admission, submission)?;
+    if answer.sampling.stream {
+        let keep_alive = state.config.limits.keep_alive;
+        return Ok(sse::response(answer.events(generation), keep_alive));
+    }
+    Ok(Json(answer.whole(generation).await?).into_response())
+}
+
+fn validate_request(
+    request: &CompletionRequest,
+    serving: &Serving,
+    state: &AppState,
+) -> Result<ValidSampling, ApiError> {
+    if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_null()) {
+        return Err(ApiError::invalid("suffix", "is not supported"));
+    }
+    if let Some(field) = request.unsupported.first() {
+        return Err(ApiError::invalid(field, "is not supported"));
+    }
+    validate::response_format(request.response_format.as_ref())?;
+    let logprobs = validate::num_logprobs("logprobs", request.logprobs)?;
+    let endpoint = EndpointFields {
+        max_tokens_param: "max_tokens",
+        max_tokens: request.max_tokens,
+        default_max_tokens: DEFAULT_MAX_TOKENS,
+        logprobs,
+    };
+    let mut sampling = validate::sampling(&request.sampling, endpoint, serving, &state.config.limits)?;
+    if request.best_of.is_some_and(|best_of| best_of == 0 || best_of > sampling.n) {
+        return Err(ApiError::invalid("best_of", format!("must be from 1 to n ({}): there is no ranking", sampling.n)));
+    }
+    if request.echo == Some(true) {
+        // An echoed prompt has log-probabilities like the text that follows it.
+        sampling.params.prompt_logprobs = sampling.params.prompt_logprobs.or(logprobs);
+    }
+    Ok(sampling)
+}
+
+fn num_prompts(prompt: &Prompt) -> usize {
+    match prompt {
+        Prompt::Text(_) => 1,
+        Prompt::Texts(texts) => texts.len(),
+        Prompt::Tokens(tokens) => usize::from(!tokens.is_empty()),
+        Prompt::TokenLists(lists) => lists.len(),
+    }
+}
+
+/// A prompt ready to be submitted.
+struct ReadyPrompt {
+    token_ids: Vec<u32>,
+    max_tokens: u32,
+    /// Its text, when it is to be repeated.
+    echo: Option<String>,
+}
+
+async fn prompts(
+    serving: &Arc<Serving>,
+    prompt: Prompt,
+    sampling: &ValidSampling,
+    echo: bool,
+) -> Result<Vec<ReadyPrompt>, ApiError> {
+    let encoded = match prompt {
+        Prompt::Tokens(tokens) => vec![(tokens, None)],
+        Prompt::TokenLists(lists) => lists.into_iter().map(|tokens| (tokens, None)).collect(),
+        Prompt::Text(text) => encode(serving, vec![text]).await?,
+        Prompt::Texts(texts) => encode(serving, texts).await?,
+    };
+    let ready = |(mut token_ids, text): (Vec<u32>, Option<String>)| {
+        validate::check_token_ids("prompt", &token_ids, serving.vocab_size)?;
+        let num_tokens = token_ids.len();
+        let max_tokens = validate::fit_prompt("prompt", &mut token_ids, sampling, serving.max_model_len)?;
+        let is_whole = token_ids.len() == num_tokens;
+        let decode =
+            || serving.tokenizer.as_ref().map_or_else(String::new, |tokenizer| tokenizer.decode(&token_ids, true));
+        let echo = echo.then(|| text.filter(|_| is_whole).unwrap_or_else(decode));
+        Ok(ReadyPrompt { token_ids, max_tokens, echo })
+    };
+    encoded.into_iter().map(ready).collect()
+}
+
+async fn encode(serving: &Arc<Serving>, texts: Vec<String>) -> Result<Vec<(Vec<u32>, Option<String>)>, ApiError> {
+    tokenise(serving, move |tokenizer| {
+        let encode = |text: String| {
+            let ids = tokenizer.encode_prompt(&text, None);
+            ids.map(|ids| (ids, Some(text))).map_err(|error| ApiError::invalid("prompt", error.to_string()))
+        };
+        texts.into_iter().map(encode).collect()
+    })
+    .await
+}
+
+/// What all parts of an answer share.
+struct Answer {
+    id: String,
+    created: u64,
+    model: String,
+    /// Per prompt, the text to repeat.
+    echoes: Vec<Option<String>>,
+    prompt_token_ids: Vec<Vec<u32>>,
+    num_alternatives: Option<u32>,
+    serving: Arc<Serving>,
+    sampling: ValidSampling,
+}
+
+/// What must be known of a choice from one delta to the next.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Characters reported, for the offsets of tokens.
+    num_characters: u32,
+    prompt_rows: Vec<TokenLogprobs>,
+    begun: bool,
+}
+
+impl Answer {
+    fn num_choices(&self) -> usize {
+        self.echoes.len() * self.sampling.n as usize
+    }
+
+    fn prompt_of(&self, choice: usize) -> usize {
+        choice / self.sampling.n as usize
+    }
+
+    /// What a delta adds to its choice. `None` while there is nothing to show.
+    fn piece(&self, delta: Delta, progress: &mut Progress) -> Option<CompletionChoice> {
+        let prompt = self.prompt_of(delta.choice);
+        progress.prompt_rows.extend(delta.prompt_logprobs);
+        let shows_tokens =
+            self.num_alternatives.is_some() || self.sampling.return_token_ids || self.serving.tokenizer.is_none();
+        if delta.text.is_empty() && delta.end.is_none() && !(shows_tokens && !delta.tokens.is_empty()) {
+            return None;
+        }
+        let opens = !std::mem::replace(&mut progress.begun, true);
+        let echo = self.echoes[prompt].as_deref().filter(|_| opens).unwrap_or_default();
+        let end = delta.end;
+        let mut logprobs = self.num_alternatives.map(|_| CompletionLogprobs::default());
+        if let Some(logprobs) = &mut logprobs {
+            if opens && self.echoes[prompt].is_some() {
+                self.add_prompt(prompt, progress, logprobs);
+            }
+            for token in &delta.tokens {
+                if let Some(row) = &token.logprobs {
+                    self.add_token(row, progress, logprobs);
+                }
+            }
+        }
+        let wants_prompt_rows = self.sampling.params.prompt_logprobs.is_some() && !self.sampling.stream;
+        let prompt_rows = wants_prompt_rows
+            .then(|| token_text::prompt_logprobs(self.serving.tokenizer.as_deref(), &progress.prompt_rows));
+        Some(CompletionChoice {
+            index: delta.choice as u32,
+            text: format!("{echo}{}", delta.text),
+            logprobs,
+            finish_reason: end.as_ref().map(|end| end.reason),
+            stop_reason: end.and_then(|end| end.stop_reason),
+            token_ids: self.sampling.return_token_ids.then(|| delta.tokens.iter().map(|token| token.id).collect()),
+            prompt_token_ids: (self.sampling.return_token_ids && opens).then(|| self.prompt_token_ids[prompt].clone()),
+            prompt_logprobs: prompt_rows,
+        })
+    }
+
+    fn add_prompt(&self, prompt: usize, progress: &mut Progress, logprobs: &mut CompletionLogprobs) {
+        let rows = std::mem::take(&mut progress.prompt_rows);
+        let first = self.prompt_token_ids[prompt][0];
+        let text = token_text::unambiguous(self.serving.tokenizer.as_deref(), first);
+        logprobs.text_offset.push(progress.num_characters);
+        progress.num_characters += text.chars().count() as u32;
+        logprobs.tokens.push(text);
+        logprobs.token_logprobs.push(None);
+        logprobs.top_logprobs.push(None);
+        for row in &rows {
+            self.add_token(row, progress, logprobs);
+        }
+        progress.prompt_rows = rows;
+    }
+
+    fn add_token(&self, row: &TokenLogprobs, progress: &mut Progress, logprobs: &mut CompletionLogprobs) {
+        let tokenizer = self.serving.tokenizer.as_deref();
+        let text = token_text::unambiguous(tokenizer, row.token.id);
+        let mut top: BTreeMap<String, f32> = BTreeMap::new();
+        for entry in &row.top {
+            top.insert(token_text::unambiguous(tokenizer, entry.id), entry.logprob);
+        }
+        if !row.top.is_empty() {
+            top.insert(text.clone(), row.token.logprob);
+        }
+        logprobs.text_offset.push(progress.num_characters);
+        progress.num_characters += text.chars().count() as u32;
+        logprobs.tokens.push(text);
+        logprobs.token_logprobs.push(Some(row.token.logprob));
+        logprobs.top_logprobs.push(Some(top));
+    }
+
+    fn completion(&self, choices: Vec<CompletionChoice>) -> Completion {
+        Completion {
+            id: self.id.clone(),
+            object: "text_completion".to_owned(),
+            created: self.created,
+            model: self.model.clone(),
+            choices,
+            usage: None,
+            system_fingerprint: self.serving.fingerprint.clone(),
+        }
+    }
+
+    /// Folds the pieces into one continuation per choice.
+    async fn whole(&self, mut generation: Generation) -> Result<Completion, ApiError> {
+        let mut progress: Vec<Progress> = (0..self.num_choices()).map(|_| Progress::default()).collect();
+        let mut choices: Vec<Option<CompletionChoice>> = (0..self.num_choices()).map(|_| None).collect();
+        while let Some(delta) = generation.next().await? {
+            let index = delta.choice;
+            let Some(piece) = self.piece(delta, &mut progress[index]) else { continue };
+            match &mut choices[index] {
+                None => choices[index] = Some(piece),
+                Some(choice) => append(choice, piece),
+            }
+        }
+        let choices = choices.into_iter().map(|choice| choice.expect("every choice ends with a piece")).collect();
+        Ok(Completion { usage: Some(generation.usage()), ..self.completion(choices) })
+    }
+
+    fn events(self, generation: Generation) -> impl Stream<Item = Result<Event, Infallible>> {
+        let progress = (0..self.num_choices()).map(|_| Progress::default()).collect();
+        let stream = EventStream { answer: self, generation: Some(generation), progress, pending: VecDeque::new() };
+        futures::stream::unfold(
+            stream,
+            |mut stream| async move { stream.next().await.map(|event| (Ok(event), stream)) },
+        )
+    }
+}
+
+fn append(choice: &mut CompletionChoice, piece: CompletionChoice) {
+    choice.text.push_str(&piece.text);
+    (choice.finish_reason, choice.stop_reason) = (piece.finish_reason, piece.stop_reason);
+    if let (Some(all), Some(new)) = (&mut choice.logprobs, piece.logprobs) {
+        all.tokens.extend(new.tokens);
+        all.token_logprobs.extend(new.token_logprobs);
+        all.top_logprobs.extend(new.top_logprobs);
+        all.text_offset.extend(new.text_offset);
+    }
+    if let (Some(all), Some(new)) = (&mut choice.token_ids, piece.token_ids) {
+        all.extend(new);
+    }
+}
+
+/// Events of one answer; the generation is gone once the last ones are pending.
+struct EventStream {
+    answer: Answer,
+    generation: Option<Generation>,
+    progress: Vec<Progress>,
+    pending: VecDeque<Event>,
+}
+
+impl EventStream {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Some(event);
+            }
+            let generation = self.generation.as_mut()?;
+            match generation.next().await {
+                Ok(Some(delta)) => {
+                    let progress = &mut self.progress[delta.choice];
+                    if let Some(piece) = self.answer.piece(delta, progress) {
+                        let usage = self.answer.sampling.continuous_usage.then(|| generation.usage());
+                        let completion = Completion { usage, ..self.answer.completion(vec![piece]) };
+                        self.pending.push_back(sse::json(&completion));
+                    }
+                }
+                Ok(None) => self.close(),
+                Err(error) => {
+                    self.generation = None;
+                    self.pending.extend([sse::json(&error.to_body()), sse::done()]);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        let Some(generation) = self.generation.take() else { return };
+        if self.answer.sampling.include_usage {
+            let usage = Some(generation.usage());
+            self.pending.push_back(sse::json(&Completion { usage, ..self.answer.completion(Vec::new()) }));
+        }
+        self.pending.push_back(sse::done());
+    }
+}

@@ -1,0 +1,43 @@
+//! `GET /v1/models` and `GET /v1/models/{id}`
+
+use axum::Json;
+use axum::extract::{Path, State};
+use moesaic_protocol::{ErrorResponse, Model, ModelList};
+
+use crate::error::ApiError;
+use crate::state::{AppState, Serving};
+
+/// Lists the served model under each of its names.
+#[utoipa::path(get, path = "/v1/models", responses(
+    (status = 200, description = "The served models", body = ModelList),
+    (status = "4XX", description = "Not allowed", body = ErrorResponse),
+    (status = "5XX", description = "Still loading", body = ErrorResponse),
+))]
+pub async fn list_models(State(state): State<AppState>) -> Result<Json<ModelList>, ApiError> {
+    let serving = state.serving()?;
+    let data = serving.model_names.iter().map(|name| model(serving, name)).collect();
+    Ok(Json(ModelList { object: "list".to_owned(), data }))
+}
+
+/// One of the names.
+#[utoipa::path(get, path = "/v1/models/{id}", params(("id" = String, Path, description = "Name of the model")), responses(
+    (status = 200, description = "The model", body = Model),
+    (status = "4XX", description = "Not served, or not allowed", body = ErrorResponse),
+    (status = "5XX", description = "Still loading", body = ErrorResponse),
+))]
+pub async fn get_model(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
+    let serving = state.serving()?;
+    serving.check_model(Some(&id))?;
+    Ok(Json(model(serving, &id)))
+}
+
+fn model(serving: &Serving, name: &str) -> Model {
+    Model {
+        id: name.to_owned(),
+        object: "model".to_owned(),
+        created: serving.created,
+        owned_by: "moesaic".to_owned(),
+        root: serving.root.clone(),
+        max_model_len: serving.max_model_len as u32,
+    }
+}

@@ -1,0 +1,77 @@
+//! `POST /tokenize` and `POST /detokenize`
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use moesaic_chat::PromptOptions;
+use moesaic_protocol::{DetokenizeRequest, DetokenizeResponse, ErrorResponse, TokenizeRequest, TokenizeResponse};
+
+use super::chat_completions::render_messages;
+use crate::error::ApiError;
+use crate::extract::ApiJson;
+use crate::generation::tokenise;
+use crate::state::AppState;
+use crate::{token_text, validate};
+
+/// Token ids of a text or of a rendered conversation.
+#[utoipa::path(post, path = "/tokenize", request_body = TokenizeRequest, responses(
+    (status = 200, description = "The tokens", body = TokenizeResponse),
+    (status = "4XX", description = "The request is wrong", body = ErrorResponse),
+    (status = "5XX", description = "Still loading", body = ErrorResponse),
+))]
+pub async fn tokenize(
+    State(state): State<AppState>,
+    ApiJson(request): ApiJson<TokenizeRequest>,
+) -> Result<Json<TokenizeResponse>, ApiError> {
+    let serving = Arc::clone(state.serving()?);
+    serving.check_model(request.model.as_deref())?;
+    let tokens = match (request.prompt, request.messages) {
+        (Some(prompt), None) => {
+            let add_special_tokens = request.add_special_tokens;
+            tokenise(&serving, move |tokenizer| {
+                let ids = tokenizer.encode_prompt(&prompt, add_special_tokens);
+                ids.map_err(|error| ApiError::invalid("prompt", error.to_string()))
+            })
+            .await?
+        }
+        (None, Some(messages)) if !messages.is_empty() => {
+            let continues = request.continue_final_message.unwrap_or(false);
+            let options = PromptOptions {
+                add_generation_prompt: request.add_generation_prompt.unwrap_or(!continues),
+                continue_final_message: continues,
+                variables: request.chat_template_kwargs.unwrap_or_default(),
+                thinking: None,
+            };
+            render_messages(&serving, messages, options).await?
+        }
+        _ => return Err(ApiError::invalid("prompt", "give either a prompt or at least one message")),
+    };
+    let strings = request
+        .return_token_strs
+        .unwrap_or(false)
+        .then(|| tokens.iter().map(|id| token_text::lossy(serving.tokenizer.as_deref(), *id)).collect());
+    Ok(Json(TokenizeResponse {
+        count: tokens.len() as u32,
+        max_model_len: serving.max_model_len as u32,
+        tokens,
+        token_strs: strings,
+    }))
+}
+
+/// Text of token ids.
+#[utoipa::path(post, path = "/detokenize", request_body = DetokenizeRequest, responses(
+    (status = 200, description = "The text", body = DetokenizeResponse),
+    (status = "4XX", description = "The request is wrong", body = ErrorResponse),
+    (status = "5XX", description = "Still loading", body = ErrorResponse),
+))]
+pub async fn detokenize(
+    State(state): State<AppState>,
+    ApiJson(request): ApiJson<DetokenizeRequest>,
+) -> Result<Json<DetokenizeResponse>, ApiError> {
+    let serving = Arc::clone(state.serving()?);
+    serving.check_model(request.model.as_deref())?;
+    validate::check_token_ids("tokens", &request.tokens, serving.vocab_size)?;
+    let prompt = tokenise(&serving, move |tokenizer| Ok(tokenizer.decode(&request.tokens, false))).await?;
+    Ok(Json(DetokenizeResponse { prompt }))
+}

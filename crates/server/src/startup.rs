@@ -1,0 +1,251 @@
+//! From a checkpoint to a running engine.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use candle_core::DType;
+use moesaic_chat::{PromptRenderer, Tokenizer};
+use moesaic_engine::{Engine, EngineConfig};
+use moesaic_model::{Architecture, CausalLm, Checkpoint, LoadOptions, Progress};
+use moesaic_scheduler::SchedulerConfig;
+use moesaic_worker::{ModelRunner, Numerics, Worker, WorkerConfig};
+use serde_json::Value;
+
+use crate::config::{Config, Dtype, NumericsMode};
+use crate::fingerprint::{Parts, fingerprint};
+use crate::memory;
+use crate::routes::unix_now;
+use crate::state::{AppState, SamplingDefaults, Serving};
+
+/// KV memory of the embedded model: it runs beside whatever else a first-time user has open.
+const EMBEDDED_KV_BYTES: usize = 64 << 20;
+/// Share of the free memory that `auto` gives to the KV cache.
+const AUTO_KV_SHARE: f64 = 0.5;
+/// KV memory where the system does not say what is free.
+const FALLBACK_KV_BYTES: usize = 4 << 30;
+
+/// A loaded model, ready to serve.
+pub struct Loaded {
+    /// Owns the engine thread.
+    pub engine: Engine,
+    /// What the routes need.
+    pub serving: Serving,
+    /// Tokens that the KV cache holds.
+    pub kv_tokens: usize,
+    /// Compute type, for the start-up line.
+    pub dtype: DType,
+}
+
+/// Loads the configured checkpoint and starts its engine.
+///
+/// # Errors
+/// When the checkpoint is missing, broken or does not fit, with the file and tensor named.
+pub fn load(state: &AppState) -> Result<Loaded> {
+    let config = &state.config;
+    let checkpoint = open(config)?;
+    let model_config = checkpoint.read_json("config.json")?.context("config.json is missing")?;
+    let architecture = Architecture::from_config(&model_config)?;
+    let tokenizer = tokenizer(&checkpoint, architecture.vocab_size())?;
+    let renderer = tokenizer.as_deref().map(|tokenizer| renderer(&checkpoint, tokenizer)).transpose()?.flatten();
+    let generation_config = checkpoint.read_json("generation_config.json")?.unwrap_or_default();
+    let dtype = match config.dtype {
+        Dtype::Auto => Architecture::natural_dtype(&model_config)?,
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+    };
+    let max_positions = architecture.max_position_embeddings();
+    let wanted_len = config.max_model_len.unwrap_or(max_positions);
+    if wanted_len > max_positions {
+        bail!("max_model_len is {wanted_len}, but the model was made for at most {max_positions} tokens");
+    }
+    let model =
+        load_weights(&architecture, &checkpoint, &model_config, LoadOptions { dtype, max_model_len: wanted_len })?;
+    let kv = KvPlan::new(config, &checkpoint, model.as_ref(), dtype, wanted_len)?;
+    let eos_token_ids =
+        eos_token_ids(&generation_config, &model_config, tokenizer.as_deref(), architecture.vocab_size());
+    let numerics = match config.numerics {
+        NumericsMode::Strict => Numerics::Strict,
+        NumericsMode::Fast => Numerics::Fast { naive_min_tokens: config.naive_min_tokens },
+    };
+    let runner = ModelRunner::new(model, kv.num_blocks, config.block_size, dtype, numerics)?;
+    let worker =
+        Worker::new(runner, WorkerConfig { num_threads: config.threads, eos_token_ids: eos_token_ids.clone() })?;
+    let engine_config = EngineConfig {
+        scheduler: SchedulerConfig {
+            num_blocks: kv.num_blocks,
+            block_size: config.block_size,
+            max_num_seqs: config.limits.max_num_seqs,
+            max_num_batched_tokens: config.limits.max_num_batched_tokens,
+            max_model_len: kv.max_model_len,
+            // Places bound what is admitted, so the scheduler's own queue never overflows.
+            max_num_waiting: usize::MAX,
+            prefix_caching: config.prefix_caching,
+            eos_token_ids: eos_token_ids.clone(),
+        },
+        max_num_admitted: config.limits.max_num_seqs + config.limits.max_queued_requests,
+    };
+    let observer = Arc::clone(state);
+    let engine = Engine::start(engine_config, Box::new(worker), move |step| observer.metrics.step(step))
+        .context("cannot start the engine thread")?;
+    let root = checkpoint.name();
+    let model_names =
+        if config.served_model_names.is_empty() { vec![root.clone()] } else { config.served_model_names.clone() };
+    let numerics_name = format!("{numerics:?}");
+    let parts = Parts { checkpoint: &checkpoint.digest()?, dtype: dtype.as_str(), numerics: &numerics_name };
+    let serving = Serving {
+        engine: engine.handle(),
+        tokenizer,
+        renderer: renderer.map(Arc::new),
+        model_names,
+        root,
+        max_model_len: kv.max_model_len,
+        vocab_size: architecture.vocab_size(),
+        eos_token_ids,
+        defaults: sampling_defaults(&generation_config),
+        fingerprint: fingerprint(&parts),
+        created: unix_now(),
+    };
+    state.metrics.start(&serving.model_names[0], config.block_size, kv.num_blocks);
+    Ok(Loaded { engine, serving, kv_tokens: kv.num_blocks * config.block_size, dtype })
+}
+
+fn open(config: &Config) -> Result<Checkpoint> {
+    match &config.model {
+        None => Ok(Checkpoint::Embedded { name: moesaic_demo_model::NAME, files: moesaic_demo_model::FILES }),
+        Some(path) if !path.is_dir() => bail!("{}: there is no such folder", path.display()),
+        Some(path) => Ok(Checkpoint::folder(Path::new(path))?),
+    }
+}
+
+fn load_weights(
+    architecture: &Architecture,
+    checkpoint: &Checkpoint,
+    config: &Value,
+    options: LoadOptions,
+) -> Result<Box<dyn CausalLm>> {
+    let progress = Arc::new(Progress::default());
+    let shown = Arc::clone(&progress);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let reporter = std::thread::spawn(move || {
+        // Silent for a model that loads at once; a line now and then for a large one.
+        while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_secs(2)) {
+            let (done, total) = shown.bytes();
+            let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+            tracing::info!("loading weights: {:.1} of {:.1} GB", gigabytes(done), gigabytes(total));
+        }
+    });
+    let model = architecture.load(checkpoint, config, options, progress);
+    drop(stop);
+    // It only reports; if it panicked, loading is not affected.
+    let _ = reporter.join();
+    Ok(model?)
+}
+
+fn tokenizer(checkpoint: &Checkpoint, vocab_size: usize) -> Result<Option<Arc<Tokenizer>>> {
+    let Some(bytes) = checkpoint.read("tokenizer.json")? else {
+        tracing::warn!("the checkpoint has no tokenizer.json: only /v1/completions on token ids is served");
+        return Ok(None);
+    };
+    let config = checkpoint.read_json("tokenizer_config.json")?;
+    let tokenizer = Tokenizer::from_files(&bytes, config.as_ref())?;
+    if tokenizer.num_ids() > vocab_size {
+        bail!(
+            "tokenizer.json: it has token id {}, but the model's vocabulary ends at {}: they do not belong together",
+            tokenizer.num_ids() - 1,
+            vocab_size - 1
+        );
+    }
+    Ok(Some(Arc::new(tokenizer)))
+}
+
+fn renderer(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Option<PromptRenderer>> {
+    let file = checkpoint.read("chat_template.jinja")?;
+    let source = match &file {
+        Some(bytes) => Some(std::str::from_utf8(bytes).context("chat_template.jinja is not UTF-8")?),
+        None => tokenizer.chat_template(),
+    };
+    let Some(source) = source else {
+        tracing::warn!("the checkpoint has no chat template: /v1/chat/completions is not served");
+        return Ok(None);
+    };
+    Ok(Some(PromptRenderer::new(source, tokenizer)?))
+}
+
+/// Ids that end a sequence: generation_config.json's, else config.json's, and the tokenizer's own.
+fn eos_token_ids(generation: &Value, config: &Value, tokenizer: Option<&Tokenizer>, vocab_size: usize) -> Vec<u32> {
+    let of = |value: &Value| -> Vec<u32> {
+        let one = |value: &Value| value.as_u64().filter(|id| *id < vocab_size as u64).map(|id| id as u32);
+        match value.as_array() {
+            Some(list) => list.iter().filter_map(one).collect(),
+            None => one(value).into_iter().collect(),
+        }
+    };
+    let mut ids = of(&generation["eos_token_id"]);
+    if ids.is_empty() {
+        ids = of(&config["eos_token_id"]);
+    }
+    ids.extend(tokenizer.and_then(Tokenizer::eos_token_id));
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn sampling_defaults(generation: &Value) -> SamplingDefaults {
+    let default = SamplingDefaults::default();
+    let number = |key: &str, low: f64, high: f64, default: f32| {
+        let value = generation[key].as_f64().filter(|value| *value > low && *value <= high);
+        value.map_or(default, |value| value as f32)
+    };
+    SamplingDefaults {
+        temperature: if generation["temperature"].as_f64() == Some(0.0) {
+            0.0
+        } else {
+            number("temperature", 0.0, 2.0, default.temperature)
+        },
+        top_p: number("top_p", 0.0, 1.0, default.top_p),
+        top_k: generation["top_k"].as_u64().and_then(|k| u32::try_from(k).ok()).unwrap_or(default.top_k),
+        repetition_penalty: number("repetition_penalty", 0.0, 2.0, default.repetition_penalty),
+    }
+}
+
+/// How much KV memory there is and how long sequences may be with it.
+struct KvPlan {
+    num_blocks: usize,
+    max_model_len: usize,
+}
+
+impl KvPlan {
+    fn new(
+        config: &Config,
+        checkpoint: &Checkpoint,
+        model: &dyn CausalLm,
+        dtype: DType,
+        wanted_len: usize,
+    ) -> Result<Self> {
+        let bytes_per_block = model.kv_cache_spec().bytes_per_token(dtype) * config.block_size;
+        // More than all sequences can use would only be address space.
+        let useful_blocks = config.limits.max_num_seqs * wanted_len.div_ceil(config.block_size);
+        let budget = match (config.kv_cache_bytes, checkpoint) {
+            (Some(bytes), _) => bytes,
+            (None, Checkpoint::Embedded { .. }) => EMBEDDED_KV_BYTES,
+            (None, Checkpoint::Folder(_)) => memory::available_bytes()
+                .map_or(FALLBACK_KV_BYTES, |available| (available as f64 * AUTO_KV_SHARE) as usize),
+        };
+        let num_blocks = (budget / bytes_per_block).min(useful_blocks);
+        let capacity = num_blocks * config.block_size;
+        if capacity >= wanted_len {
+            return Ok(Self { num_blocks, max_model_len: wanted_len });
+        }
+        if config.max_model_len.is_some() || capacity < 2 {
+            bail!(
+                "{:.1} MB of KV cache hold {capacity} tokens, but max_model_len is {wanted_len}: \
+                 give more kv_cache_memory or a smaller max_model_len",
+                budget as f64 / 1e6
+            );
+        }
+        tracing::warn!("the KV cache holds {capacity} tokens, so max_model_len is {capacity} instead of {wanted_len}");
+        Ok(Self { num_blocks, max_model_len: capacity })
+    }
+}

@@ -1,0 +1,129 @@
+//! What all routes share.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use moesaic_chat::{PromptRenderer, Tokenizer};
+use moesaic_engine::EngineHandle;
+
+use crate::auth::ApiKeys;
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+
+/// Shared by all requests; cheap to clone.
+pub type AppState = Arc<State>;
+
+/// The server as a whole.
+#[derive(Debug)]
+pub struct State {
+    /// Checked settings.
+    pub config: Config,
+    /// Accepted keys.
+    pub api_keys: ApiKeys,
+    /// Counters and histograms.
+    pub metrics: Metrics,
+    serving: OnceLock<Arc<Serving>>,
+    draining: AtomicBool,
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Serving {
+    /// Way to the engine.
+    pub engine: EngineHandle,
+    /// Absent for a checkpoint without one.
+    pub tokenizer: Option<Arc<Tokenizer>>,
+    /// Absent for a checkpoint without a chat template.
+    pub renderer: Option<Arc<PromptRenderer>>,
+    /// Names that requests may use; the first is reported.
+    pub model_names: Vec<String>,
+    /// Name of the checkpoint.
+    pub root: String,
+    /// Longest sequence.
+    pub max_model_len: usize,
+    /// Embedding rows.
+    pub vocab_size: usize,
+    /// The model's own end-of-sequence ids.
+    pub eos_token_ids: Vec<u32>,
+    /// Sampling settings where a request has none.
+    pub defaults: SamplingDefaults,
+    /// Changes whenever outputs may change.
+    pub fingerprint: String,
+    /// Unix time of loading.
+    pub created: u64,
+}
+
+/// From the checkpoint's generation_config.json.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingDefaults {
+    /// Temperature.
+    pub temperature: f32,
+    /// Nucleus.
+    pub top_p: f32,
+    /// 0 for all.
+    pub top_k: u32,
+    /// 1 for none.
+    pub repetition_penalty: f32,
+}
+
+impl Default for SamplingDefaults {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0 }
+    }
+}
+
+impl State {
+    /// A server that has not loaded its model yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            api_keys: ApiKeys::new(&config.api_keys),
+            metrics: Metrics::new(),
+            config,
+            serving: OnceLock::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Begins to serve.
+    pub fn set_serving(&self, serving: Serving) {
+        assert!(self.serving.set(Arc::new(serving)).is_ok(), "a server loads one model, once");
+    }
+
+    /// The loaded model, however the server stands.
+    pub fn loaded(&self) -> Option<&Arc<Serving>> {
+        self.serving.get()
+    }
+
+    /// The model, for a new request.
+    ///
+    /// # Errors
+    /// While loading and while shutting down.
+    pub fn serving(&self) -> Result<&Arc<Serving>, ApiError> {
+        if self.draining.load(Ordering::Acquire) {
+            return Err(ApiError::draining());
+        }
+        self.serving.get().ok_or_else(ApiError::loading)
+    }
+
+    /// Takes no further requests.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+}
+
+impl Serving {
+    /// The name to report; refuses a model that is not served.
+    ///
+    /// # Errors
+    /// 404 for an unknown name.
+    pub fn check_model(&self, model: Option<&str>) -> Result<&str, ApiError> {
+        match model {
+            None => Ok(&self.model_names[0]),
+            Some(name) => {
+                let known = self.model_names.iter().find(|known| *known == name);
+                known.map(String::as_str).ok_or_else(|| ApiError::model_not_found(name))
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Tokens as clients see them in log-probabilities.
+
+use moesaic_chat::Tokenizer;
+use moesaic_protocol::{ChatTokenLogprob, ChatTopLogprob};
+use moesaic_scheduler::{TokenLogprob, TokenLogprobs};
+use serde_json::{Map, Value, json};
+
+/// A token's text for chat; its bytes stand beside it, so torn UTF-8 may become U+FFFD.
+pub fn lossy(tokenizer: Option<&Tokenizer>, id: u32) -> String {
+    match tokenizer {
+        Some(tokenizer) => String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned(),
+        None => format!("token_id:{id}"),
+    }
+}
+
+/// A token's text as a key: torn UTF-8 is spelled out, so that different tokens stay different.
+pub fn unambiguous(tokenizer: Option<&Tokenizer>, id: u32) -> String {
+    let Some(tokenizer) = tokenizer else { return format!("token_id:{id}") };
+    match std::str::from_utf8(tokenizer.token_bytes(id)) {
+        Ok(text) => text.to_owned(),
+        Err(_) => {
+            let spelled: String = tokenizer.token_bytes(id).iter().map(|byte| format!("\\x{byte:02x}")).collect();
+            format!("bytes:{spelled}")
+        }
+    }
+}
+
+/// Log-probabilities in chat's shape.
+pub fn chat_logprob(tokenizer: Option<&Tokenizer>, logprobs: &TokenLogprobs) -> ChatTokenLogprob {
+    let bytes = |id: u32| tokenizer.map(|tokenizer| tokenizer.token_bytes(id).to_vec());
+    let top = |entry: &TokenLogprob| ChatTopLogprob {
+        token: lossy(tokenizer, entry.id),
+        logprob: entry.logprob,
+        bytes: bytes(entry.id),
+    };
+    ChatTokenLogprob {
+        token: lossy(tokenizer, logprobs.token.id),
+        logprob: logprobs.token.logprob,
+        bytes: bytes(logprobs.token.id),
+        top_logprobs: logprobs.top.iter().map(top).collect(),
+    }
+}
+
+/// `prompt_logprobs` in vLLM's shape: null for the first token, then a map from id to what is known.
+pub fn prompt_logprobs(tokenizer: Option<&Tokenizer>, rows: &[TokenLogprobs]) -> Value {
+    let entry = |entry: &TokenLogprob, rank: Option<usize>| json!({"logprob": entry.logprob, "rank": rank, "decoded_token": lossy(tokenizer, entry.id)});
+    let row = |row: &TokenLogprobs| {
+        let mut map = Map::new();
+        map.insert(row.token.id.to_string(), entry(&row.token, None));
+        for (index, top) in row.top.iter().enumerate() {
+            map.insert(top.id.to_string(), entry(top, Some(index + 1)));
+        }
+        Value::from(map)
+    };
+    std::iter::once(Value::Null).chain(rows.iter().map(row)).collect()
+}

@@ -1,0 +1,317 @@
+//! From request fields to typed settings. Nothing unvalidated reaches the engine.
+
+use moesaic_chat::DecodeOptions;
+use moesaic_protocol::{SamplingFields, StopSequences};
+use moesaic_scheduler::SamplingParams;
+use serde_json::Value;
+
+use crate::config::Limits;
+use crate::error::ApiError;
+use crate::request_id;
+use crate::state::Serving;
+
+/// Most stop strings, and bytes in each.
+const MAX_STOPS: usize = 16;
+const MAX_STOP_BYTES: usize = 1024;
+/// Most entries of `logit_bias` and `stop_token_ids`.
+const MAX_ENTRIES: usize = 1024;
+/// Most alternatives per token.
+pub const MAX_LOGPROBS: u32 = 20;
+
+/// Settings shared by chat and completions.
+#[derive(Debug, Clone)]
+pub struct ValidSampling {
+    /// For choice 0; `max_tokens` is not yet cut to the context.
+    pub params: SamplingParams,
+    /// Choices per prompt.
+    pub n: u32,
+    /// How tokens become text.
+    pub decode: DecodeOptions,
+    /// Lower runs first.
+    pub priority: i32,
+    /// The client's own separation of cached prompts.
+    pub cache_salt: Option<String>,
+    /// The client's own id for the response.
+    pub request_id: Option<String>,
+    /// Report ids.
+    pub return_token_ids: bool,
+    /// Keep only the end of the prompt.
+    pub truncate: Option<Truncate>,
+    /// Answer with events.
+    pub stream: bool,
+    /// Send a last event with the counts.
+    pub include_usage: bool,
+    /// Send counts with every event.
+    pub continuous_usage: bool,
+}
+
+/// `truncate_prompt_tokens`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Truncate {
+    /// As many as leave room for the answer.
+    ToFit,
+    /// The last this many.
+    Last(usize),
+}
+
+/// Fields whose meaning differs between endpoints, resolved by the caller.
+#[derive(Debug, Clone, Copy)]
+pub struct EndpointFields {
+    /// Name of the field that `max_tokens` came from.
+    pub max_tokens_param: &'static str,
+    /// Given by the request.
+    pub max_tokens: Option<u32>,
+    /// When the request gives none.
+    pub default_max_tokens: u32,
+    /// Alternatives per generated token, already checked.
+    pub logprobs: Option<u32>,
+}
+
+/// Checks all common fields.
+///
+/// # Errors
+/// Names the first field that is out of range.
+pub fn sampling(
+    fields: &SamplingFields,
+    endpoint: EndpointFields,
+    serving: &Serving,
+    limits: &Limits,
+) -> Result<ValidSampling, ApiError> {
+    let defaults = &serving.defaults;
+    let max_tokens = endpoint.max_tokens.unwrap_or(endpoint.default_max_tokens);
+    if max_tokens == 0 {
+        return Err(ApiError::invalid(endpoint.max_tokens_param, "must be at least 1"));
+    }
+    let n = fields.n.unwrap_or(1);
+    if !(1..=128).contains(&n) || n as usize > limits.max_choices {
+        return Err(ApiError::invalid("n", format!("must be from 1 to {}, got {n}", limits.max_choices.min(128))));
+    }
+    let min_tokens = fields.min_tokens.unwrap_or(0);
+    if min_tokens > max_tokens {
+        return Err(ApiError::invalid("min_tokens", format!("must not exceed the {max_tokens} tokens of the answer")));
+    }
+    let stream = fields.stream.unwrap_or(false);
+    if fields.stream_options.is_some() && !stream {
+        return Err(ApiError::invalid("stream_options", "is only allowed with stream: true"));
+    }
+    if fields.prompt_logprobs.is_some() && stream {
+        return Err(ApiError::invalid("prompt_logprobs", "is not available in a stream"));
+    }
+    let stream_options = fields.stream_options.clone().unwrap_or_default();
+    let params = SamplingParams {
+        temperature: within("temperature", fields.temperature, defaults.temperature, 0.0, 2.0)?,
+        top_k: top_k(fields.top_k, defaults.top_k)?,
+        top_p: above_zero("top_p", fields.top_p, defaults.top_p, 1.0)?,
+        min_p: within("min_p", fields.min_p, 0.0, 0.0, 1.0)?,
+        repetition_penalty: above_zero(
+            "repetition_penalty",
+            fields.repetition_penalty,
+            defaults.repetition_penalty,
+            2.0,
+        )?,
+        presence_penalty: within("presence_penalty", fields.presence_penalty, 0.0, -2.0, 2.0)?,
+        frequency_penalty: within("frequency_penalty", fields.frequency_penalty, 0.0, -2.0, 2.0)?,
+        logit_bias: logit_bias(fields, serving.vocab_size)?,
+        seed: fields.seed.map_or_else(random_seed, |seed| seed as u64),
+        choice: 0,
+        min_tokens,
+        max_tokens,
+        stop_token_ids: stop_token_ids(fields, serving.vocab_size)?,
+        ignore_eos: fields.ignore_eos.unwrap_or(false),
+        logprobs: endpoint.logprobs,
+        prompt_logprobs: at_most("prompt_logprobs", fields.prompt_logprobs, MAX_LOGPROBS)?,
+    };
+    Ok(ValidSampling {
+        decode: DecodeOptions {
+            stops: stops(fields.stop.as_ref())?,
+            include_stop: fields.include_stop_str_in_output.unwrap_or(false),
+            skip_special_tokens: fields.skip_special_tokens.unwrap_or(true),
+            min_tokens,
+        },
+        params,
+        n,
+        priority: fields.priority.unwrap_or(0),
+        cache_salt: cache_salt(fields.cache_salt.as_deref())?,
+        request_id: valid_request_id(fields.request_id.as_deref())?,
+        return_token_ids: fields.return_token_ids.unwrap_or(false),
+        truncate: truncate(fields.truncate_prompt_tokens, serving.max_model_len)?,
+        stream,
+        include_usage: stream_options.include_usage.unwrap_or(false),
+        continuous_usage: stream_options.continuous_usage_stats.unwrap_or(false),
+    })
+}
+
+/// Cuts the prompt where asked, checks that it fits and leaves room, and gives the number of
+/// tokens that the answer may have.
+///
+/// # Errors
+/// When the prompt is empty or too long.
+pub fn fit_prompt(
+    param: &str,
+    prompt: &mut Vec<u32>,
+    sampling: &ValidSampling,
+    max_model_len: usize,
+) -> Result<u32, ApiError> {
+    let keep = match sampling.truncate {
+        None => prompt.len(),
+        Some(Truncate::Last(count)) => count,
+        Some(Truncate::ToFit) => max_model_len - (sampling.params.max_tokens as usize).clamp(1, max_model_len - 1),
+    };
+    prompt.drain(..prompt.len().saturating_sub(keep));
+    if prompt.is_empty() {
+        return Err(ApiError::invalid(param, "the prompt has no tokens"));
+    }
+    if prompt.len() >= max_model_len {
+        return Err(ApiError::context_length(param, prompt.len(), max_model_len));
+    }
+    Ok(sampling.params.max_tokens.min((max_model_len - prompt.len()) as u32))
+}
+
+/// Refuses ids that the model has no embedding for.
+///
+/// # Errors
+/// Names the first.
+pub fn check_token_ids(param: &str, ids: &[u32], vocab_size: usize) -> Result<(), ApiError> {
+    match ids.iter().find(|id| **id as usize >= vocab_size) {
+        Some(id) => Err(ApiError::invalid(param, format!("token id {id} is outside the vocabulary of {vocab_size}"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses anything but plain text as the format of the answer.
+///
+/// # Errors
+/// For any other type.
+pub fn response_format(format: Option<&Value>) -> Result<(), ApiError> {
+    match format.map(|format| &format["type"]) {
+        None => Ok(()),
+        Some(kind) if kind == "text" => Ok(()),
+        Some(kind) => {
+            Err(ApiError::invalid("response_format", format!("type {kind} is not supported yet, only \"text\" is")))
+        }
+    }
+}
+
+fn within(param: &str, value: Option<f32>, default: f32, low: f32, high: f32) -> Result<f32, ApiError> {
+    match value {
+        None => Ok(default),
+        Some(value) if (low..=high).contains(&value) => Ok(value),
+        Some(value) => Err(ApiError::invalid(param, format!("must be from {low} to {high}, got {value}"))),
+    }
+}
+
+fn above_zero(param: &str, value: Option<f32>, default: f32, high: f32) -> Result<f32, ApiError> {
+    match value {
+        Some(0.0) => Err(ApiError::invalid(param, format!("must be above 0 and at most {high}, got 0"))),
+        value => within(param, value, default, 0.0, high),
+    }
+}
+
+fn at_most(param: &str, value: Option<u32>, high: u32) -> Result<Option<u32>, ApiError> {
+    match value {
+        Some(value) if value > high => Err(ApiError::invalid(param, format!("must be from 0 to {high}, got {value}"))),
+        value => Ok(value),
+    }
+}
+
+/// Checks the number of alternatives per generated token.
+///
+/// # Errors
+/// When it is more than 20.
+pub fn num_logprobs(param: &str, value: Option<u32>) -> Result<Option<u32>, ApiError> {
+    at_most(param, value, MAX_LOGPROBS)
+}
+
+fn top_k(value: Option<i64>, default: u32) -> Result<u32, ApiError> {
+    match value {
+        None => Ok(default),
+        Some(-1) => Ok(0),
+        Some(value) => u32::try_from(value)
+            .map_err(|_| ApiError::invalid("top_k", format!("must be -1, 0 or a positive number, got {value}"))),
+    }
+}
+
+fn logit_bias(fields: &SamplingFields, vocab_size: usize) -> Result<Vec<(u32, f32)>, ApiError> {
+    let Some(map) = &fields.logit_bias else { return Ok(Vec::new()) };
+    if map.len() > MAX_ENTRIES {
+        return Err(ApiError::invalid(
+            "logit_bias",
+            format!("has {} entries, at most {MAX_ENTRIES} are taken", map.len()),
+        ));
+    }
+    let entry = |(key, bias): (&String, &f32)| {
+        let id =
+            key.parse::<u32>().map_err(|_| ApiError::invalid("logit_bias", format!("{key:?} is not a token id")))?;
+        check_token_ids("logit_bias", &[id], vocab_size)?;
+        if !(-100.0..=100.0).contains(bias) {
+            return Err(ApiError::invalid("logit_bias", format!("biases must be from -100 to 100, got {bias}")));
+        }
+        Ok((id, *bias))
+    };
+    map.iter().map(entry).collect()
+}
+
+fn stop_token_ids(fields: &SamplingFields, vocab_size: usize) -> Result<Vec<u32>, ApiError> {
+    let ids = fields.stop_token_ids.clone().unwrap_or_default();
+    if ids.len() > MAX_ENTRIES {
+        return Err(ApiError::invalid(
+            "stop_token_ids",
+            format!("has {} ids, at most {MAX_ENTRIES} are taken", ids.len()),
+        ));
+    }
+    check_token_ids("stop_token_ids", &ids, vocab_size)?;
+    Ok(ids)
+}
+
+fn stops(stop: Option<&StopSequences>) -> Result<Vec<String>, ApiError> {
+    let stops = match stop {
+        None => Vec::new(),
+        Some(StopSequences::One(stop)) => vec![stop.clone()],
+        Some(StopSequences::Many(stops)) => stops.clone(),
+    };
+    if stops.len() > MAX_STOPS {
+        return Err(ApiError::invalid("stop", format!("has {} strings, at most {MAX_STOPS} are taken", stops.len())));
+    }
+    if stops.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
+        return Err(ApiError::invalid("stop", format!("each string must have 1 to {MAX_STOP_BYTES} bytes")));
+    }
+    Ok(stops)
+}
+
+fn cache_salt(salt: Option<&str>) -> Result<Option<String>, ApiError> {
+    let is_valid = |salt: &str| {
+        (1..=128).contains(&salt.len())
+            && salt.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    match salt {
+        Some(salt) if !is_valid(salt) => {
+            Err(ApiError::invalid("cache_salt", "must be 1 to 128 characters of A-Z, a-z, 0-9, _ and -"))
+        }
+        salt => Ok(salt.map(str::to_owned)),
+    }
+}
+
+fn valid_request_id(id: Option<&str>) -> Result<Option<String>, ApiError> {
+    match id {
+        Some(id) if !request_id::is_valid(id) => {
+            Err(ApiError::invalid("request_id", "must be 1 to 128 characters of A-Z, a-z, 0-9, -, _, . and :"))
+        }
+        id => Ok(id.map(str::to_owned)),
+    }
+}
+
+fn truncate(value: Option<i64>, max_model_len: usize) -> Result<Option<Truncate>, ApiError> {
+    match value {
+        None => Ok(None),
+        Some(-1) => Ok(Some(Truncate::ToFit)),
+        Some(count @ 1..) if (count as u64) < max_model_len as u64 => Ok(Some(Truncate::Last(count as usize))),
+        Some(value) => Err(ApiError::invalid(
+            "truncate_prompt_tokens",
+            format!("must be -1 or from 1 to {}, got {value}", max_model_len - 1),
+        )),
+    }
+}
+
+fn random_seed() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
+}
