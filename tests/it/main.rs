@@ -1,6 +1,14 @@
 //! All tests that need more than one crate, in one binary.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod architecture;
+mod errors;
+mod fixtures;
 mod golden;
 mod invariance;
+mod lifecycle;
+mod openapi;
+mod server;
+mod streaming;
 mod support;

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 /// p50, p95, p99 and mean, in milliseconds.
+#[expect(clippy::struct_field_names, reason = "the unit belongs to every name")]
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Percentiles {
     /// Half were faster.

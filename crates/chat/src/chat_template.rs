@@ -3,7 +3,7 @@
 //! minijinja speaks Jinja but prints a few values unlike Python, and a template written for Python
 //! relies on all of it, so everything printed goes through [`python_value`](crate::python_value).
 
-use std::fmt;
+use std::{fmt, io};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Tuple, ValueKind, from_args};
@@ -16,14 +16,15 @@ use crate::python_value::{python_str, to_json};
 
 /// The name errors give the template: `(in chat_template:12)`.
 const NAME: &str = "chat_template";
-/// The longest template accepted, in bytes. The largest published ones are below 40 KiB; the bound
-/// keeps what the parser and the code generator do, which no fuel pays for, small.
-const MAX_SOURCE: usize = 256 << 10;
-/// Fuel of one rendering, whatever its context: about an instruction or 64 bytes produced each, so
-/// also the bound on the output (`64 * BASE_FUEL` bytes) and on the time of an endless loop.
-const BASE_FUEL: u64 = 1 << 20;
-/// Further fuel per byte of context, because honest templates walk long conversations repeatedly.
-const FUEL_PER_BYTE: u64 = 8;
+/// The longest template accepted, in bytes; Kimi-K3's has 15 KiB. No fuel pays for compiling, and a
+/// chain of operators costs time quadratic in its length: up to a minute at this bound.
+const MAX_SOURCE: usize = 64 << 10;
+/// The work allowed for one rendering: one unit is about an instruction, or 64 bytes produced.
+/// Honest templates take 0.1 to 5 units per byte of context, DeepSeek-V3.2's also 4 for every pair
+/// of messages.
+const FUEL: u64 = 8 << 20;
+/// The longest output, in bytes. Fuel bounds it too, but 64 times higher than its number says.
+const MAX_OUTPUT: usize = 64 << 20;
 /// The engine's own ceiling (a macro call costs 4). Deeper needs its `stacker` feature.
 const RECURSION_LIMIT: usize = 500;
 /// Stack of the thread that runs the engine; reserved, not touched, until something recurses.
@@ -66,7 +67,7 @@ impl ChatTemplate {
     /// Compiles `source`; `strftime_now` will tell the local time.
     ///
     /// # Errors
-    /// [`TemplateError::Syntax`] if the source is no template or longer than 256 KiB.
+    /// [`TemplateError::Syntax`] if the source is no template or longer than 64 KiB.
     pub fn compile(source: &str) -> Result<Self, TemplateError> {
         Self::compile_with_clock(source, local_now)
     }
@@ -95,24 +96,44 @@ impl ChatTemplate {
     /// [`TemplateError::Raised`] if the template calls `raise_exception`, else
     /// [`TemplateError::Render`].
     pub fn render(&self, context: serde_json::Value) -> Result<String, TemplateError> {
-        let mut env = self.env.clone(); // a few reference counts
-        on_deep_stack(move || {
-            env.set_fuel(Some(fuel_for(&context)));
-            env.get_template(NAME)?.render(Value::from(Serde(context)))
+        on_deep_stack(|| {
+            let mut out = Bounded(Vec::new());
+            let context = Value::from(Serde(context));
+            self.env.get_template(NAME)?.render_captured_to(context, &mut out)?;
+            Ok(out.0)
         })
         .map_err(TemplateError::Render)?
         .map_err(|err: Error| match raised_message(&err) {
             Some(message) => TemplateError::Raised(message.to_owned()),
             None => TemplateError::Render(describe(&err)),
         })
+        .and_then(|out| String::from_utf8(out).map_err(|err| TemplateError::Render(err.to_string())))
     }
 }
 
-/// Runs `work` on a thread of its own with a stack no bounded template can exhaust.
+/// The output, up to [`MAX_OUTPUT`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_OUTPUT {
+            return Err(io::Error::other(format!("output is longer than {MAX_OUTPUT} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs `work` on a thread of its own with a very deep stack.
 ///
-/// A template can build values nested as deep as its fuel lasts, and the engine compares, hashes
-/// and drops values recursively: on a server's 2 MiB stack that aborts the process. The thread also
-/// turns a panic of the engine into an error.
+/// The parser recurses along a chain of operators, and the engine compares, prints and drops nested
+/// values recursively, neither counting levels: on a server's 2 MiB stack, 40 KiB of `a+a+a...` or
+/// ten thousand levels of `[[...]]` abort the process. The thread also turns a panic of the engine
+/// into an error.
 fn on_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
     std::thread::scope(|scope| {
         std::thread::Builder::new()
@@ -131,6 +152,7 @@ fn environment(now: fn() -> OffsetDateTime) -> Result<Environment<'static>, Erro
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_debug(false); // else every error clones the source and the variables
+    env.set_fuel(Some(FUEL));
     env.set_recursion_limit(RECURSION_LIMIT);
     env.set_formatter(print_value);
     env.set_unknown_method_callback(call_method);
@@ -145,12 +167,6 @@ fn environment(now: fn() -> OffsetDateTime) -> Result<Environment<'static>, Erro
     env.add_test("sequence", is_sequence);
     env.add_test("iterable", is_sequence); // the engine's is true of `none`
     Ok(env)
-}
-
-/// The work allowed for one context.
-fn fuel_for(context: &serde_json::Value) -> u64 {
-    let size = context.to_string().len() as u64;
-    BASE_FUEL.saturating_add(size.saturating_mul(FUEL_PER_BYTE))
 }
 
 /// The message of the `raise_exception` behind `err`, if there is one.

@@ -1,5 +1,6 @@
 //! Values spelled as Python spells them: `str(value)` and `json.dumps(value)`.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
@@ -7,6 +8,8 @@ use minijinja::{Error, ErrorKind, State, Value};
 
 /// How deep a value may nest. JSON parsed by `serde_json` stays below 128.
 const MAX_DEPTH: usize = 256;
+/// The widest indentation. Lines are paid for after they are written, so they must not be huge.
+const MAX_INDENT: i64 = 64;
 /// Fuel is paid once per so many bytes written, as the engine does it.
 const BYTES_PER_FUEL: usize = 64;
 
@@ -15,7 +18,7 @@ pub(crate) fn python_str(state: &State, value: &Value) -> Result<String, Error> 
     match value.as_str() {
         Some(text) => Ok(text.to_owned()),
         None if value.is_undefined() => Ok(String::new()),
-        None => spell(state, &Style::Repr, value),
+        None => Speller::spell(state, &Style::Repr, value),
     }
 }
 
@@ -24,15 +27,8 @@ pub(crate) fn python_str(state: &State, value: &Value) -> Result<String, Error> 
 /// `ValueOrKwargs` because more arguments than a function can name may be passed, and because a
 /// plain `Value` refuses keyword arguments.
 pub(crate) fn to_json(state: &State, value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
-    let style = JsonStyle::from_args(state, &args.into_values())?;
-    spell(state, &Style::Json(style), value)
-}
-
-/// Writes the whole of `value`.
-fn spell(state: &State, style: &Style, value: &Value) -> Result<String, Error> {
-    let mut speller = Speller { state, style, out: String::new(), paid: 0, depth: 0 };
-    speller.value(value)?;
-    Ok(speller.out)
+    let style = JsonStyle::from_args(&args.into_values())?;
+    Speller::spell(state, &Style::Json(style), value)
 }
 
 /// Which of Python's two spellings of a value is wanted.
@@ -52,9 +48,9 @@ struct JsonStyle {
 
 impl JsonStyle {
     /// Reads `(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-    fn from_args(state: &State, args: &[Value]) -> Result<Self, Error> {
-        type Args = (Option<Value>, Option<Value>, Option<Value>, Option<Value>, Kwargs);
-        let (ensure_ascii, indent, separators, sort_keys, named): Args = from_args(args)?;
+    fn from_args(args: &[Value]) -> Result<Self, Error> {
+        type Arg = Option<Value>;
+        let (ensure_ascii, indent, separators, sort_keys, named) = from_args::<(Arg, Arg, Arg, Arg, Kwargs)>(args)?;
         let pick = |given: Option<Value>, name| match given {
             Some(value) => Ok(Some(value)),
             None => named.get::<Option<Value>>(name),
@@ -63,7 +59,7 @@ impl JsonStyle {
         let ensure_ascii = flag(ensure_ascii, "ensure_ascii")?;
         let sort_keys = flag(sort_keys, "sort_keys")?;
         let indent = match pick(indent, "indent")? {
-            Some(value) => Some(indentation(state, &value)?),
+            Some(value) => Some(indentation(&value)?),
             None => None,
         };
         let (item_separator, key_separator) = match pick(separators, "separators")? {
@@ -78,13 +74,15 @@ impl JsonStyle {
 }
 
 /// One level of indentation: `indent` itself, or that many spaces.
-fn indentation(state: &State, indent: &Value) -> Result<String, Error> {
-    if let Some(text) = indent.as_str() {
-        return Ok(text.to_owned());
+fn indentation(indent: &Value) -> Result<String, Error> {
+    let text = match indent.as_str() {
+        Some(text) => text.to_owned(),
+        None => " ".repeat(i64::try_from(indent.clone())?.clamp(0, MAX_INDENT + 1) as usize),
+    };
+    if text.len() > MAX_INDENT as usize {
+        return Err(unsupported("indent is too wide"));
     }
-    let width = usize::try_from(i64::try_from(indent.clone())?).unwrap_or(0);
-    state.consume_fuel(width as u64)?; // before the memory is taken
-    Ok(" ".repeat(width))
+    Ok(text)
 }
 
 /// The string at `index` of a pair.
@@ -94,8 +92,8 @@ fn string_at(pair: &Value, index: usize) -> Result<String, Error> {
 }
 
 /// The error for what Python would refuse with a `TypeError` or `RecursionError`.
-fn unsupported(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, message.into())
+fn unsupported(message: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message)
 }
 
 /// Writes a value, paying fuel as it goes: a value that shares its parts can be exponentially
@@ -109,13 +107,19 @@ struct Speller<'a, 'template, 'env> {
     depth: usize,
 }
 
-impl Speller<'_, '_, '_> {
+impl<'a, 'template, 'env> Speller<'a, 'template, 'env> {
+    /// Writes the whole of `value`.
+    fn spell(state: &'a State<'template, 'env>, style: &'a Style, value: &Value) -> Result<String, Error> {
+        let (out, paid, depth) = (String::new(), 0, 0);
+        let mut speller = Self { state, style, out, paid, depth };
+        speller.value(value)?;
+        Ok(speller.out)
+    }
+
     fn value(&mut self, value: &Value) -> Result<(), Error> {
         self.pay()?;
         match (value.kind(), self.style) {
-            (ValueKind::None, Style::Repr) => self.out.push_str("None"),
             (ValueKind::None, Style::Json(_)) => self.out.push_str("null"),
-            (ValueKind::Bool, Style::Repr) => write!(self.out, "{value}")?,
             (ValueKind::Bool, Style::Json(_)) => write!(self.out, "{}", value.is_true())?,
             (ValueKind::Number, _) => self.number(value)?,
             (ValueKind::String, _) => self.string(value.as_str().unwrap_or_default())?,
@@ -243,9 +247,12 @@ impl Speller<'_, '_, '_> {
 
     /// Starts an indented line, if there is indentation.
     fn line(&mut self) {
-        if let Style::Json(JsonStyle { indent: Some(indent), .. }) = self.style {
+        let Style::Json(style) = self.style else {
+            return;
+        };
+        if let Some(indent) = &style.indent {
             self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(indent.as_str(), self.depth));
+            self.out.push_str(&indent.repeat(self.depth));
         }
     }
 }
@@ -262,7 +269,8 @@ fn finite(number: f64) -> String {
 
 /// `repr(str)`: single quotes unless that means escaping, and no unprintable characters.
 fn write_repr(out: &mut String, text: &str) -> std::fmt::Result {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let double = text.contains('\'') && !text.contains('"');
+    let quote = if double { '"' } else { '\'' };
     out.push(quote);
     for c in text.chars() {
         match c {

@@ -67,7 +67,7 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
 /// The token that stands at a position: a pure function, as a seeded sampler is.
 fn next_token(id: SequenceId, position: usize) -> u32 {
     let mixed = (id.0 + 1).wrapping_mul(0x9E37_79B9).wrapping_add(position as u64 * 0x85EB_CA6B);
-    if mixed % 41 == 0 { EOS } else { 2 + (mixed % 4) as u32 }
+    if mixed.is_multiple_of(41) { EOS } else { 2 + (mixed % 4) as u32 }
 }
 
 /// What an executor remembers, and the checks that it can make.
@@ -216,7 +216,7 @@ impl World {
             match client.end.as_ref().expect("every request ends") {
                 FinishReason::Stop { token_id } => assert_eq!(client.output.last(), Some(token_id)),
                 FinishReason::Length => {
-                    assert!(length == client.max_tokens as usize || client.num_prompt + length == 64)
+                    assert!(length == client.max_tokens as usize || client.num_prompt + length == 64);
                 }
                 FinishReason::Aborted | FinishReason::Failed(_) => {}
             }

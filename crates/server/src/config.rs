@@ -342,7 +342,7 @@ fn parse_size(text: &str) -> Result<Option<usize>, ConfigError> {
         _ => f64::NAN,
     };
     match text[..digits].parse::<f64>().map(|number| number * unit) {
-        Ok(bytes) if bytes >= 1.0 && bytes < 1e15 => Ok(Some(bytes as usize)),
+        Ok(bytes) if (1.0..1e15).contains(&bytes) => Ok(Some(bytes as usize)),
         _ => Err(ConfigError(format!("kv_cache_memory is {text:?}, expected auto or a size such as 512MB or 4GiB"))),
     }
 }

@@ -27,8 +27,9 @@ pub fn fingerprint(parts: &Parts) -> String {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    let hex: String = hasher.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("fp_{hex}")
+    let digest = hasher.finalize();
+    let short = u64::from_be_bytes(digest[..8].try_into().expect("eight bytes")) >> 16;
+    format!("fp_{short:012x}")
 }
 
 /// The system's exp and ln choose their form by the processor, which may show in a last bit.

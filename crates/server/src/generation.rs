@@ -130,7 +130,7 @@ impl Generation {
         };
         match &output.end {
             Some(StreamEnd::Shutdown) => Err(ApiError::draining()),
-            Some(StreamEnd::Failed(cause)) | Some(StreamEnd::Finished(EngineFinish::Failed(cause))) => {
+            Some(StreamEnd::Failed(cause) | StreamEnd::Finished(EngineFinish::Failed(cause))) => {
                 self.timer.finish("error");
                 Err(ApiError::internal(cause))
             }
@@ -146,21 +146,17 @@ impl Generation {
     async fn next_output(&mut self) -> Result<Option<EngineOutput>, ApiError> {
         let deadlines = [self.deadline, self.first_token_deadline];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return Ok(self.stream.next().await) };
-        match timeout_at(deadline, self.stream.next()).await {
-            Ok(output) => {
-                self.first_token_deadline = None;
-                Ok(output)
-            }
-            Err(_) => {
-                let limits = &self.state.config.limits;
-                let seconds = |limit: Option<std::time::Duration>| limit.unwrap_or_default().as_secs();
-                Err(if self.first_token_deadline == Some(deadline) {
-                    ApiError::queued_too_long(seconds(limits.queue_timeout))
-                } else {
-                    ApiError::timed_out(seconds(limits.request_timeout))
-                })
-            }
+        if let Ok(output) = timeout_at(deadline, self.stream.next()).await {
+            self.first_token_deadline = None;
+            return Ok(output);
         }
+        let limits = &self.state.config.limits;
+        let seconds = |limit: Option<std::time::Duration>| limit.unwrap_or_default().as_secs();
+        Err(if self.first_token_deadline == Some(deadline) {
+            ApiError::queued_too_long(seconds(limits.queue_timeout))
+        } else {
+            ApiError::timed_out(seconds(limits.request_timeout))
+        })
     }
 
     fn decode(&mut self, output: EngineOutput) -> Delta {

@@ -1,5 +1,7 @@
 //! Tokens as clients see them in log-probabilities.
 
+use std::fmt::Write;
+
 use moesaic_chat::Tokenizer;
 use moesaic_protocol::{ChatTokenLogprob, ChatTopLogprob};
 use moesaic_scheduler::{TokenLogprob, TokenLogprobs};
@@ -16,13 +18,15 @@ pub fn lossy(tokenizer: Option<&Tokenizer>, id: u32) -> String {
 /// A token's text as a key: torn UTF-8 is spelled out, so that different tokens stay different.
 pub fn unambiguous(tokenizer: Option<&Tokenizer>, id: u32) -> String {
     let Some(tokenizer) = tokenizer else { return format!("token_id:{id}") };
-    match std::str::from_utf8(tokenizer.token_bytes(id)) {
-        Ok(text) => text.to_owned(),
-        Err(_) => {
-            let spelled: String = tokenizer.token_bytes(id).iter().map(|byte| format!("\\x{byte:02x}")).collect();
-            format!("bytes:{spelled}")
-        }
+    let bytes = tokenizer.token_bytes(id);
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.to_owned();
     }
+    let mut spelled = "bytes:".to_owned();
+    for byte in bytes {
+        write!(spelled, "\\x{byte:02x}").expect("writing to a string");
+    }
+    spelled
 }
 
 /// Log-probabilities in chat's shape.

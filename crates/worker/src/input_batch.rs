@@ -48,13 +48,13 @@ impl InputBatch {
         let mut rows = Rows::default();
         let mut first_logit_row = vec![0; sequences.len()];
         for &index in naive.iter().chain(&absorbed) {
-            first_logit_row[index] = rows.logit_rows.len();
+            first_logit_row[index] = rows.logits.len();
             rows.push(&sequences[index], block_size);
         }
         let naive = naive.iter().map(|&index| naive_sequence(&sequences[index], block_size)).collect();
         let (block_tables, row_sequences) = tables(sequences, &absorbed, device)?;
         let count = rows.token_ids.len();
-        let num_logit_rows = rows.logit_rows.len();
+        let num_logit_rows = rows.logits.len();
         let input = ModelInput {
             token_ids: Tensor::from_vec(rows.token_ids, count, device)?,
             attention: AttentionMetadata {
@@ -65,7 +65,7 @@ impl InputBatch {
                 block_tables,
                 row_sequences,
             },
-            logit_rows: Tensor::from_vec(rows.logit_rows, num_logit_rows, device)?,
+            logit_rows: Tensor::from_vec(rows.logits, num_logit_rows, device)?,
         };
         Ok(Self { input, first_logit_row })
     }
@@ -76,7 +76,7 @@ struct Rows {
     token_ids: Vec<u32>,
     positions: Vec<u32>,
     slots: Vec<u32>,
-    logit_rows: Vec<u32>,
+    logits: Vec<u32>,
 }
 
 impl Rows {
@@ -86,7 +86,7 @@ impl Rows {
         self.positions.extend((sequence.start..end).map(|position| position as u32));
         self.slots.extend((sequence.start..end).map(|position| sequence.slot(position, block_size)));
         let num_rows = self.token_ids.len();
-        self.logit_rows.extend((num_rows - sequence.num_logit_rows..num_rows).map(|row| row as u32));
+        self.logits.extend((num_rows - sequence.num_logit_rows..num_rows).map(|row| row as u32));
     }
 }
 

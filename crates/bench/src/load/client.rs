@@ -44,19 +44,19 @@ impl Client {
         let base = args.url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
         let http = reqwest::Client::builder().pool_max_idle_per_host(args.concurrency).build()?;
         let mut client = Self { http, args: args.clone(), base, model: String::new() };
-        client.model = match &args.model {
-            Some(model) => model.clone(),
-            None => {
-                let url = format!("{}/v1/models", client.base);
-                let response = client.authorised(client.http.get(&url)).send().await;
-                let list: Value = match response.with_context(|| format!("cannot reach {url}"))?.error_for_status() {
-                    Ok(response) => response.json().await?,
-                    Err(error) => bail!("{error}; name the model with --model"),
-                };
-                list["data"][0]["id"].as_str().context("the server lists no model; name one with --model")?.to_owned()
-            }
-        };
+        client.model = if let Some(model) = &args.model { model.clone() } else { client.first_model().await? };
         Ok(client)
+    }
+
+    async fn first_model(&self) -> Result<String> {
+        let url = format!("{}/v1/models", self.base);
+        let response = self.authorised(self.http.get(&url)).send().await;
+        let list: Value = match response.with_context(|| format!("cannot reach {url}"))?.error_for_status() {
+            Ok(response) => response.json().await?,
+            Err(error) => bail!("{error}; name the model with --model"),
+        };
+        let first = list["data"][0]["id"].as_str().context("the server lists no model; name one with --model")?;
+        Ok(first.to_owned())
     }
 
     fn authorised(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {

@@ -69,6 +69,132 @@ pub(super) struct Shape {
     eos: u32,
 }
 
+/// Source: the models' published config.json.
+const V3: Shape = Shape {
+    is_v2: false,
+    vocab: 129_280,
+    hidden: 7168,
+    layers: 61,
+    heads: 128,
+    q_lora: Some(1536),
+    kv_lora: 512,
+    nope: 128,
+    rope: 64,
+    value: 128,
+    inner: 18_432,
+    moe_inner: 2048,
+    experts: 256,
+    shared: 1,
+    top_k: 8,
+    groups: 8,
+    top_groups: 4,
+    scale: 2.5,
+    dense: 3,
+    mtp: 1,
+    max_positions: 163_840,
+    theta: 1e4,
+    yarn: (40.0, 4096, 32.0, 1.0),
+    bos: 0,
+    eos: 1,
+};
+
+const SMALL: Shape = Shape {
+    kv_lora: 48,
+    nope: 32,
+    rope: 16,
+    value: 32,
+    heads: 4,
+    experts: 16,
+    top_k: 4,
+    groups: 4,
+    top_groups: 2,
+    dense: 1,
+    ..V3
+};
+
+const TINY_V3: Shape = Shape {
+    hidden: 64,
+    layers: 2,
+    q_lora: Some(48),
+    inner: 128,
+    moe_inner: 32,
+    mtp: 0,
+    max_positions: 4096,
+    yarn: (4.0, 1024, 32.0, 1.0),
+    ..SMALL
+};
+
+const DEMO: Shape = Shape {
+    vocab: 1024,
+    hidden: 96,
+    layers: 2,
+    q_lora: Some(64),
+    inner: 192,
+    moe_inner: 48,
+    max_positions: 8192,
+    yarn: (4.0, 2048, 32.0, 1.0),
+    ..SMALL
+};
+
+const KIMI_K2: Shape = Shape {
+    vocab: 163_840,
+    heads: 64,
+    experts: 384,
+    groups: 1,
+    top_groups: 1,
+    scale: 2.827,
+    dense: 1,
+    mtp: 0,
+    max_positions: 131_072,
+    theta: 5e4,
+    yarn: (32.0, 4096, 1.0, 1.0),
+    bos: 163_584,
+    eos: 163_585,
+    ..V3
+};
+
+const V2: Shape = Shape {
+    is_v2: true,
+    vocab: 102_400,
+    hidden: 5120,
+    layers: 60,
+    inner: 12_288,
+    moe_inner: 1536,
+    experts: 160,
+    shared: 2,
+    top_k: 6,
+    top_groups: 3,
+    scale: 16.0,
+    dense: 1,
+    mtp: 0,
+    bos: 100_000,
+    eos: 100_001,
+    ..V3
+};
+
+const V2_LITE: Shape = Shape {
+    is_v2: true,
+    vocab: 102_400,
+    hidden: 2048,
+    layers: 27,
+    heads: 16,
+    q_lora: None,
+    inner: 10_944,
+    moe_inner: 1408,
+    experts: 64,
+    shared: 2,
+    top_k: 6,
+    groups: 1,
+    top_groups: 1,
+    scale: 1.0,
+    dense: 1,
+    mtp: 0,
+    yarn: (40.0, 4096, 32.0, 0.707),
+    bos: 100_000,
+    eos: 100_001,
+    ..V3
+};
+
 impl Shape {
     pub fn of(preset: Preset, layers: Option<usize>, vocab: Option<usize>) -> Result<Self> {
         let mut shape = Self::preset(preset);
@@ -91,126 +217,13 @@ impl Shape {
     }
 
     fn preset(preset: Preset) -> Self {
-        let v3 = Self {
-            is_v2: false,
-            vocab: 129_280,
-            hidden: 7168,
-            layers: 61,
-            heads: 128,
-            q_lora: Some(1536),
-            kv_lora: 512,
-            nope: 128,
-            rope: 64,
-            value: 128,
-            inner: 18_432,
-            moe_inner: 2048,
-            experts: 256,
-            shared: 1,
-            top_k: 8,
-            groups: 8,
-            top_groups: 4,
-            scale: 2.5,
-            dense: 3,
-            mtp: 1,
-            max_positions: 163_840,
-            theta: 1e4,
-            yarn: (40.0, 4096, 32.0, 1.0),
-            bos: 0,
-            eos: 1,
-        };
-        let small = Self {
-            kv_lora: 48,
-            nope: 32,
-            rope: 16,
-            value: 32,
-            heads: 4,
-            experts: 16,
-            top_k: 4,
-            groups: 4,
-            top_groups: 2,
-            dense: 1,
-            ..v3.clone()
-        };
         match preset {
-            Preset::V3 => v3,
-            Preset::TinyV3 => Self {
-                hidden: 64,
-                layers: 2,
-                q_lora: Some(48),
-                inner: 128,
-                moe_inner: 32,
-                mtp: 0,
-                max_positions: 4096,
-                yarn: (4.0, 1024, 32.0, 1.0),
-                ..small
-            },
-            Preset::Demo => Self {
-                vocab: 1024,
-                hidden: 96,
-                layers: 2,
-                q_lora: Some(64),
-                inner: 192,
-                moe_inner: 48,
-                max_positions: 8192,
-                yarn: (4.0, 2048, 32.0, 1.0),
-                ..small
-            },
-            Preset::KimiK2 => Self {
-                vocab: 163_840,
-                heads: 64,
-                experts: 384,
-                groups: 1,
-                top_groups: 1,
-                scale: 2.827,
-                dense: 1,
-                mtp: 0,
-                max_positions: 131_072,
-                theta: 5e4,
-                yarn: (32.0, 4096, 1.0, 1.0),
-                bos: 163_584,
-                eos: 163_585,
-                ..v3
-            },
-            Preset::V2 => Self {
-                is_v2: true,
-                vocab: 102_400,
-                hidden: 5120,
-                layers: 60,
-                inner: 12_288,
-                moe_inner: 1536,
-                experts: 160,
-                shared: 2,
-                top_k: 6,
-                top_groups: 3,
-                scale: 16.0,
-                dense: 1,
-                mtp: 0,
-                bos: 100_000,
-                eos: 100_001,
-                ..v3
-            },
-            Preset::V2Lite => Self {
-                is_v2: true,
-                vocab: 102_400,
-                hidden: 2048,
-                layers: 27,
-                heads: 16,
-                q_lora: None,
-                inner: 10_944,
-                moe_inner: 1408,
-                experts: 64,
-                shared: 2,
-                top_k: 6,
-                groups: 1,
-                top_groups: 1,
-                scale: 1.0,
-                dense: 1,
-                mtp: 0,
-                yarn: (40.0, 4096, 32.0, 0.707),
-                bos: 100_000,
-                eos: 100_001,
-                ..v3
-            },
+            Preset::TinyV3 => TINY_V3,
+            Preset::V2Lite => V2_LITE,
+            Preset::V2 => V2,
+            Preset::V3 => V3,
+            Preset::KimiK2 => KIMI_K2,
+            Preset::Demo => DEMO,
         }
     }
 

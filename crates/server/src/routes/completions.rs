@@ -199,7 +199,8 @@ impl Answer {
         progress.prompt_rows.extend(delta.prompt_logprobs);
         let shows_tokens =
             self.num_alternatives.is_some() || self.sampling.return_token_ids || self.serving.tokenizer.is_none();
-        if delta.text.is_empty() && delta.end.is_none() && !(shows_tokens && !delta.tokens.is_empty()) {
+        let has_tokens_to_show = shows_tokens && !delta.tokens.is_empty();
+        if delta.text.is_empty() && delta.end.is_none() && !has_tokens_to_show {
             return None;
         }
         let opens = !std::mem::replace(&mut progress.begun, true);

@@ -1,0 +1,248 @@
+//! What each bad input gets: status, type, param and code, and a server that still answers.
+
+use serde_json::{Value, json};
+
+use crate::server::{Server, chat};
+
+struct Case {
+    path: &'static str,
+    body: Value,
+    param: Option<&'static str>,
+    code: Option<&'static str>,
+}
+
+fn case(path: &'static str, change: Value, param: impl Into<Option<&'static str>>) -> Case {
+    let mut body = if path.starts_with("/v1/chat") { chat("hi") } else { json!({"prompt": "hi"}) };
+    for (key, value) in change.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    Case { path, body, param: param.into(), code: None }
+}
+
+#[expect(clippy::too_many_lines, reason = "one line per bad input")]
+fn bad_requests() -> Vec<Case> {
+    let chat_case = |change, param: &'static str| case("/v1/chat/completions", change, param);
+    let completion = |change, param: &'static str| case("/v1/completions", change, param);
+    let long = "word ".repeat(20_000);
+    let nested = (0..200).fold(json!(1), |inner, _| json!([inner]));
+    let mut cases = vec![
+        chat_case(json!({"messages": []}), "messages"),
+        chat_case(json!({"messages": null}), "messages"),
+        chat_case(json!({"messages": "hi"}), "messages"),
+        chat_case(json!({"messages": [{"role": "robot", "content": "hi"}]}), "messages[0].role"),
+        chat_case(json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content"),
+        chat_case(
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]}),
+            "messages[0].content[0]",
+        ),
+        chat_case(json!({"n": 0}), "n"),
+        chat_case(json!({"n": -1}), "n"),
+        chat_case(json!({"n": 17}), "n"),
+        chat_case(json!({"n": 4_294_967_295_u32}), "n"),
+        chat_case(json!({"n": 1e30}), "n"),
+        chat_case(json!({"max_tokens": 0}), "max_tokens"),
+        chat_case(json!({"max_tokens": -5}), "max_tokens"),
+        chat_case(json!({"max_tokens": 4_294_967_296_u64}), "max_tokens"),
+        chat_case(json!({"max_completion_tokens": "many"}), "max_completion_tokens"),
+        chat_case(json!({"temperature": -0.1}), "temperature"),
+        chat_case(json!({"temperature": 2.1}), "temperature"),
+        chat_case(json!({"temperature": 1e39}), "temperature"),
+        chat_case(json!({"temperature": "hot"}), "temperature"),
+        chat_case(json!({"top_p": 0}), "top_p"),
+        chat_case(json!({"top_p": 1.01}), "top_p"),
+        chat_case(json!({"top_k": -2}), "top_k"),
+        chat_case(json!({"top_k": 1.5}), "top_k"),
+        chat_case(json!({"min_p": 1.5}), "min_p"),
+        chat_case(json!({"frequency_penalty": 3}), "frequency_penalty"),
+        chat_case(json!({"presence_penalty": -3}), "presence_penalty"),
+        chat_case(json!({"repetition_penalty": 0}), "repetition_penalty"),
+        chat_case(json!({"logit_bias": {"1024": 1}}), "logit_bias"),
+        chat_case(json!({"logit_bias": {"x": 1}}), "logit_bias"),
+        chat_case(json!({"logit_bias": {"5": 101}}), "logit_bias"),
+        chat_case(json!({"stop": ""}), "stop"),
+        chat_case(json!({"stop": vec!["x"; 17]}), "stop"),
+        chat_case(json!({"stop": [1, 2]}), "stop"),
+        chat_case(json!({"stop": "x".repeat(2000)}), "stop"),
+        chat_case(json!({"stop_token_ids": [99_999]}), "stop_token_ids"),
+        chat_case(json!({"min_tokens": 17}), "min_tokens"),
+        chat_case(json!({"top_logprobs": 3}), "top_logprobs"),
+        chat_case(json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+        chat_case(json!({"prompt_logprobs": 21}), "prompt_logprobs"),
+        chat_case(json!({"prompt_logprobs": 1, "stream": true}), "prompt_logprobs"),
+        chat_case(json!({"stream_options": {"include_usage": true}}), "stream_options"),
+        chat_case(json!({"stream": "yes"}), "stream"),
+        chat_case(json!({"seed": 1.5}), "seed"),
+        chat_case(json!({"cache_salt": "a b"}), "cache_salt"),
+        chat_case(json!({"cache_salt": ""}), "cache_salt"),
+        chat_case(json!({"request_id": "a\nb"}), "request_id"),
+        chat_case(json!({"truncate_prompt_tokens": 0}), "truncate_prompt_tokens"),
+        chat_case(json!({"priority": "high"}), "priority"),
+        chat_case(json!({"modalities": ["audio"]}), "modalities"),
+        chat_case(json!({"tools": [{"type": "function", "function": {"name": "f"}}]}), "tools"),
+        chat_case(json!({"tool_choice": "required"}), "tool_choice"),
+        chat_case(json!({"response_format": {"type": "json_object"}}), "response_format"),
+        chat_case(json!({"guided_json": {}}), "guided_json"),
+        chat_case(json!({"chat_template": "{{ 1 }}"}), "chat_template"),
+        chat_case(json!({"audio": {}}), "audio"),
+        chat_case(json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
+        chat_case(json!({"chat_template_kwargs": nested}), "chat_template_kwargs"),
+        chat_case(json!({"continue_final_message": true, "add_generation_prompt": true}), "continue_final_message"),
+        completion(json!({"prompt": null}), "prompt"),
+        completion(json!({"prompt": []}), "prompt"),
+        completion(json!({"prompt": [[]]}), "prompt"),
+        completion(json!({"prompt": {"a": 1}}), "prompt"),
+        completion(json!({"prompt": [1, -1]}), "prompt"),
+        completion(json!({"prompt": [1024]}), "prompt"),
+        completion(json!({"prompt": vec!["x"; 17]}), "prompt"),
+        completion(json!({"prompt": ["a", "b"], "n": 9}), "prompt"),
+        completion(json!({"logprobs": 21}), "logprobs"),
+        completion(json!({"logprobs": true}), "logprobs"),
+        completion(json!({"best_of": 2}), "best_of"),
+        completion(json!({"suffix": "x"}), "suffix"),
+        completion(json!({"max_tokens": 0}), "max_tokens"),
+        case("/tokenize", json!({"messages": [{"role": "user", "content": "hi"}]}), "prompt"),
+        case("/tokenize", json!({"prompt": null}), "prompt"),
+        case("/detokenize", json!({}), "tokens"),
+        case("/detokenize", json!({"tokens": [1024]}), "tokens"),
+    ];
+    for (path, field, value) in [
+        ("/v1/chat/completions", "messages", json!([{"role": "user", "content": long}])),
+        ("/v1/completions", "prompt", json!(long)),
+        ("/v1/completions", "prompt", json!(vec![5; 8192])),
+    ] {
+        cases.push(Case { code: Some("context_length_exceeded"), ..case(path, json!({field: value}), field) });
+    }
+    cases
+}
+
+#[tokio::test]
+async fn bad_requests_get_exact_errors() {
+    let server = Server::start(&[]);
+    for Case { path, body, param, code } in bad_requests() {
+        let response = server.post(path, &body).send().await.unwrap();
+        let (status, error) = (response.status(), response.json::<Value>().await.unwrap()["error"].clone());
+        let shown: String = body.to_string().chars().take(200).collect();
+        assert_eq!(status, 400, "{path} {shown}: {error}");
+        assert_eq!(error["type"], "invalid_request_error", "{path} {shown}: {error}");
+        assert_eq!(error["param"].as_str(), param, "{path} {shown}: {error}");
+        assert_eq!(error["code"].as_str(), code, "{path} {shown}: {error}");
+        assert!((10..=2048).contains(&error["message"].as_str().unwrap().len()), "{path} {shown}: {error}");
+    }
+    assert_eq!(server.metric("vllm:num_requests_running").await, 0.0);
+    server.ask("/v1/chat/completions", chat("still there?")).await;
+}
+
+#[tokio::test]
+async fn wrong_bodies_routes_and_methods() {
+    let server = Server::start(&["--max-body-bytes", "10000"]);
+    let raw = |content_type: &str, body: Vec<u8>| {
+        let request = server.post("/v1/chat/completions", &json!({}));
+        request.header("content-type", content_type).body(body)
+    };
+    let deep = [b"[".repeat(5000), b"]".repeat(5000)].concat();
+    let cases = [
+        (raw("application/json", b"{".to_vec()), 400, None),
+        (raw("application/json", b"\xff\xfe{}".to_vec()), 400, None),
+        (raw("application/json", deep), 400, None),
+        (raw("application/json", b"{\"messages\": [], \"temperature\": NaN}".to_vec()), 400, None),
+        (raw("application/json", b"[]".to_vec()), 400, None),
+        (raw("application/json", vec![b' '; 10_001]), 413, Some("request_too_large")),
+        (raw("text/plain", b"{}".to_vec()), 415, Some("unsupported_media_type")),
+        (server.get("/v1/nothing"), 404, Some("unknown_url")),
+        (server.post("/v1/models", &json!({})), 405, Some("method_not_allowed")),
+        (server.get("/v1/chat/completions"), 405, Some("method_not_allowed")),
+        (server.get("/v1/models/other"), 404, Some("model_not_found")),
+        (server.post("/v1/completions", &json!({"prompt": "x", "model": "other"})), 404, Some("model_not_found")),
+    ];
+    for (index, (request, status, code)) in cases.into_iter().enumerate() {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "case {index}");
+        assert!(response.headers().contains_key("x-request-id"), "case {index}");
+        let error = response.json::<Value>().await.unwrap()["error"].clone();
+        assert_eq!(error["code"].as_str(), code, "case {index}: {error}");
+        assert_eq!(error["type"], "invalid_request_error", "case {index}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn keys_open_what_they_should() {
+    let server = Server::start(&["--api-key", "one,two"]);
+    let authorised = |header: Option<&str>| {
+        let request = server.get("/v1/models");
+        header.map_or_else(|| server.get("/v1/models"), |value| request.header("authorization", value))
+    };
+    for (header, status) in [
+        (None, 401),
+        (Some("Bearer three"), 401),
+        (Some("Bearer "), 401),
+        (Some("one"), 401),
+        (Some("Basic one"), 401),
+        (Some("Bearer one"), 200),
+        (Some("bearer two"), 200),
+    ] {
+        let response = authorised(header).send().await.unwrap();
+        assert_eq!(response.status(), status, "{header:?}");
+        if status == 401 {
+            assert_eq!(response.json::<Value>().await.unwrap()["error"]["code"], "invalid_api_key");
+        }
+    }
+    for path in ["/health", "/live", "/ready", "/version", "/metrics", "/openapi.json"] {
+        assert_eq!(server.get(path).send().await.unwrap().status(), 200, "{path}");
+    }
+    // A browser asks first, without the key.
+    let preflight = reqwest::Client::new()
+        .request(reqwest::Method::OPTIONS, format!("{}/v1/chat/completions", server.url))
+        .header("origin", "http://elsewhere.example")
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "authorization, content-type, x-stainless-os");
+    let response = preflight.send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["access-control-allow-origin"], "*");
+    assert!(response.headers()["access-control-allow-headers"].to_str().unwrap().contains("x-stainless-os"));
+}
+
+/// Two keys never share cached prompts; one key shares with itself; a salt separates further.
+#[tokio::test]
+async fn cached_prompts_are_not_shared_between_keys() {
+    let server = Server::start(&["--api-key", "one,two"]);
+    let prompt = json!((10..110).collect::<Vec<u32>>());
+    for (key, salt, cached) in
+        [("one", None, 0), ("one", None, 96), ("two", None, 0), ("one", Some("s"), 0), ("one", Some("s"), 96)]
+    {
+        let body = json!({"prompt": prompt, "max_tokens": 1, "cache_salt": salt});
+        let response = server.post("/v1/completions", &body).bearer_auth(key).send().await.unwrap();
+        let usage = response.json::<Value>().await.unwrap()["usage"].clone();
+        assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], cached, "{key} {salt:?}: {usage}");
+    }
+}
+
+#[tokio::test]
+async fn overload_is_answered_at_once() {
+    let server = Server::start(&["--max-num-seqs", "1", "--max-queued-requests", "1"]);
+    let mut long = chat("tell me everything");
+    long["max_tokens"] = json!(8000);
+    long["stream"] = json!(true);
+    let running = server.post("/v1/chat/completions", &long).send().await.unwrap();
+    let waiting = server.post("/v1/chat/completions", &long).send().await.unwrap();
+    let refused = server.post("/v1/chat/completions", &long).send().await.unwrap();
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert_eq!(refused.headers()["retry-after-ms"], "1000");
+    assert_eq!(refused.json::<Value>().await.unwrap()["error"]["code"], "server_overloaded");
+    drop((running, waiting));
+    server.wait_for_metric("vllm:num_requests_running", 0.0).await;
+    server.ask("/v1/chat/completions", chat("and now?")).await;
+    assert_eq!(server.metric("moesaic_rejections_total").await, 1.0);
+}
+
+#[tokio::test]
+async fn time_limits_end_requests() {
+    let server = Server::start(&["--request-timeout-seconds", "1", "--max-num-seqs", "1"]);
+    let mut long = chat("tell me everything");
+    long["max_tokens"] = json!(8000);
+    let response = server.post("/v1/chat/completions", &long).send().await.unwrap();
+    assert_eq!(response.status(), 408);
+    let events = server.stream("/v1/chat/completions", long).await;
+    assert_eq!(events.last().unwrap()["error"]["code"], "request_timeout");
+    server.wait_for_metric("vllm:num_requests_running", 0.0).await;
+}

@@ -1,0 +1,189 @@
+//! Starting, stopping and refusing to start.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::server::{Server, chat, run, synth};
+use crate::support::golden_dir;
+
+#[tokio::test]
+async fn up_in_a_second_and_small() {
+    let started = Instant::now();
+    let server = Server::start(&[]);
+    let elapsed = started.elapsed();
+    assert!(elapsed < Duration::from_secs(1), "ready after {elapsed:?}");
+    for part in ["http://127.0.0.1:", "model moesaic-demo", "context 8192", "KV 262144 tokens", "bf16", "curl "] {
+        assert!(server.ready_line.contains(part), "{part:?} is not in {:?}", server.ready_line);
+    }
+    server.ask("/v1/chat/completions", chat("hello")).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().unwrap();
+    assert!(kilobytes < 200_000, "{kilobytes} kB are resident");
+}
+
+/// SIGTERM: not ready any more, the stream in flight ends as if nothing had happened, exit code 0.
+#[tokio::test]
+async fn requests_in_flight_finish_before_the_end() {
+    let mut server = Server::start(&[]);
+    let mut body = chat("a story");
+    body["max_tokens"] = json!(1000);
+    body["stream"] = json!(true);
+    let response = server.post("/v1/chat/completions", &body).send().await.unwrap();
+    server.signal("TERM");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let refused = server.post("/v1/chat/completions", &chat("hi")).send().await.unwrap();
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(server.get("/ready").send().await.unwrap().status(), 503);
+    assert_eq!(server.get("/live").send().await.unwrap().status(), 200);
+    let events = crate::server::events(response).await;
+    assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "length");
+    assert_eq!(server.wait().await.code(), Some(0));
+}
+
+/// What does not finish in time ends with an error event, never with silence.
+#[tokio::test]
+async fn the_grace_period_ends() {
+    let mut server = Server::start(&["--shutdown-grace-seconds", "0"]);
+    let mut body = chat("a story");
+    body["max_tokens"] = json!(8000);
+    body["stream"] = json!(true);
+    let response = server.post("/v1/chat/completions", &body).send().await.unwrap();
+    server.signal("TERM");
+    let events = crate::server::events(response).await;
+    assert_eq!(events.last().unwrap()["error"]["code"], "server_shutting_down");
+    assert_eq!(server.wait().await.code(), Some(0));
+}
+
+#[test]
+fn wrong_starts_say_why() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bad.toml");
+    std::fs::write(&file, "\n\nprot = 8000\n").unwrap();
+    let file = file.to_str().unwrap();
+    let check = |args: &[&str], code: i32, parts: &[&str]| {
+        let (got, out, error) = run(args);
+        assert_eq!(got, Some(code), "{args:?}: {out}{error}");
+        for part in parts {
+            assert!(error.contains(part) || out.contains(part), "{args:?}: {part:?} is not in {error:?}");
+        }
+    };
+    check(&["serve", "--port", &port], 1, &[&port, "in use", "--port"]);
+    check(&["serve", "--config", file], 2, &["bad.toml", "line 3", "prot"]);
+    check(&["config", "check", file], 2, &["line 3", "prot"]);
+    check(&["serve", "--config", "/nowhere.toml"], 2, &["/nowhere.toml"]);
+    check(&["serve", "--max-num-seqs", "0"], 2, &["max_num_seqs"]);
+    check(&["serve", "--dtype", "f16"], 2, &["f16", "bf16"]);
+    check(&["serve", "--nonsense"], 2, &["--nonsense"]);
+    check(&["serve", "--port", "0", "--model", "/nowhere"], 1, &["/nowhere", "no such folder"]);
+    check(&["serve", "--port", "0", "--max-model-len", "9000"], 1, &["9000", "8192"]);
+    check(&["serve", "--port", "0", "--max-model-len", "8192", "--kv-cache-memory", "1MB"], 1, &["kv_cache_memory"]);
+    check(
+        &["config", "check", "config/default.toml"],
+        if Path::new("config/default.toml").exists() { 0 } else { 2 },
+        &[],
+    );
+    check(&["version"], 0, &["moesaic 0."]);
+    check(&["--help"], 0, &["serve", "bench", "synth", "--model", "127.0.0.1:8000"]);
+}
+
+/// Broken and hostile checkpoints refuse to start and name the file and the tensor.
+#[test]
+fn broken_checkpoints_refuse_to_start() {
+    let read = |name: &str| std::fs::read(golden_dir("deepseek_v3_yarn").join(name)).unwrap();
+    let (config, weights) = (read("config.json"), read("model.safetensors"));
+    let config_with = |from: &str, to: &str| {
+        let text = String::from_utf8(config.clone()).unwrap();
+        assert!(text.contains(from));
+        text.replace(from, to).into_bytes()
+    };
+    let weights_with = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let start = weights.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+        [&weights[..start], to.as_bytes(), &weights[start + from.len()..]].concat()
+    };
+    let huge_header = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
+    let overlapping = {
+        let header = br#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
+        [&(header.len() as u64).to_le_bytes()[..], header, &[0; 12]].concat()
+    };
+    let cases: Vec<(Vec<u8>, Vec<u8>, Vec<&str>)> = vec![
+        (b"{".to_vec(), weights.clone(), vec!["config.json"]),
+        (
+            config_with("\"deepseek_v3\"", "\"deepseek_v4\""),
+            weights.clone(),
+            vec!["config.json", "deepseek_v4", "not supported"],
+        ),
+        (
+            config_with("\"hidden_size\": 96", "\"hidden_size\": 97"),
+            weights.clone(),
+            vec!["model.safetensors", "model.embed_tokens.weight", "[256, 96]", "[256, 97]"],
+        ),
+        (
+            config_with("\"hidden_size\": 96", "\"hidden_size\": 1e300"),
+            weights.clone(),
+            vec!["config.json", "hidden_size"],
+        ),
+        (
+            config_with("\"hidden_size\": 96", "\"hidden_size\": -1"),
+            weights.clone(),
+            vec!["config.json", "hidden_size"],
+        ),
+        (config_with("\"kv_lora_rank\": 48,", ""), weights.clone(), vec!["config.json", "kv_lora_rank", "missing"]),
+        (
+            config_with("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 16777216"),
+            weights.clone(),
+            vec!["model.layers.3"],
+        ),
+        (config_with("\"n_group\": 4", "\"n_group\": 5"), weights.clone(), vec!["config.json", "5 groups"]),
+        (config_with("\"type\": \"yarn\"", "\"type\": \"wobbly\""), weights.clone(), vec!["config.json", "wobbly"]),
+        (
+            config_with("\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu\""),
+            weights.clone(),
+            vec!["hidden_act", "gelu"],
+        ),
+        (config.clone(), weights[..weights.len() - 10].to_vec(), vec!["model.safetensors"]),
+        (config.clone(), weights[..100].to_vec(), vec!["model.safetensors"]),
+        (config.clone(), Vec::new(), vec!["model.safetensors"]),
+        (config.clone(), huge_header, vec!["model.safetensors"]),
+        (config.clone(), overlapping, vec!["model.safetensors"]),
+        (config.clone(), weights_with("model.norm.weight", "model.nOrm.weight"), vec!["model.norm.weight", "missing"]),
+        (config.clone(), weights_with("\"dtype\":\"F32\"", "\"dtype\":\"I32\""), vec!["model.safetensors", "I32"]),
+    ];
+    for (index, (config, weights, parts)) in cases.into_iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), weights).unwrap();
+        let (code, _, error) = run(&["serve", "--port", "0", "--model", folder.path().to_str().unwrap()]);
+        assert_eq!(code, Some(1), "case {index}: {error}");
+        assert!(!error.contains("panicked"), "case {index}: {error}");
+        for part in parts {
+            assert!(error.contains(part), "case {index}: {part:?} is not in {error:?}");
+        }
+    }
+}
+
+/// A tokenizer with more ids than the model has embeddings; an index that names files elsewhere.
+#[test]
+fn files_that_do_not_belong_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/demo-model/data");
+    let model = folder.path().join("small");
+    synth(&["--preset", "demo", "--vocab", "1000", "--tokenizer", tokenizer.to_str().unwrap()], &model);
+    let serve = |model: &Path| run(&["serve", "--port", "0", "--model", model.to_str().unwrap()]);
+    let (code, _, error) = serve(&model);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("tokenizer.json") && error.contains("1023") && error.contains("999"), "{error}");
+    let index = json!({"weight_map": {"model.norm.weight": "../small/model.safetensors"}});
+    std::fs::write(model.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::remove_file(model.join("tokenizer.json")).unwrap();
+    let (code, _, error) = serve(&model);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("model.safetensors.index.json") && error.contains("../small"), "{error}");
+}
