@@ -85,7 +85,7 @@ fn bad_requests() -> Vec<Case> {
         chat_case(json!({"chat_template": "{{ 1 }}"}), "chat_template"),
         chat_case(json!({"audio": {}}), "audio"),
         chat_case(json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
-        chat_case(json!({"chat_template_kwargs": nested}), "chat_template_kwargs"),
+        case("/v1/chat/completions", json!({"chat_template_kwargs": nested}), None),
         chat_case(json!({"continue_final_message": true, "add_generation_prompt": true}), "continue_final_message"),
         completion(json!({"prompt": null}), "prompt"),
         completion(json!({"prompt": []}), "prompt"),
@@ -136,7 +136,7 @@ async fn bad_requests_get_exact_errors() {
 async fn wrong_bodies_routes_and_methods() {
     let server = Server::start(&["--max-body-bytes", "10000"]);
     let raw = |content_type: &str, body: Vec<u8>| {
-        let request = server.post("/v1/chat/completions", &json!({}));
+        let request = reqwest::Client::new().post(format!("{}/v1/chat/completions", server.url));
         request.header("content-type", content_type).body(body)
     };
     let deep = [b"[".repeat(5000), b"]".repeat(5000)].concat();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{FinishReason, SamplingFields, Usage};
+use crate::{FinishReason, PromptLogprobs, SamplingFields, Usage};
 
 /// A chat completion request.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -242,7 +242,7 @@ pub struct ChatCompletion {
     pub system_fingerprint: String,
     /// For `prompt_logprobs`: per prompt token a map from token id to its log-probability.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt_logprobs: Option<Value>,
+    pub prompt_logprobs: Option<PromptLogprobs>,
     /// For `return_token_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<u32>>,

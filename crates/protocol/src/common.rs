@@ -58,6 +58,20 @@ pub struct SamplingFields {
     pub stream_options: Option<StreamOptions>,
 }
 
+/// Per prompt token a map from token id to what is known of it; null for the first token.
+pub type PromptLogprobs = Vec<Option<BTreeMap<String, PromptLogprob>>>;
+
+/// How likely a token of the prompt was.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct PromptLogprob {
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// 1 for the most likely token; null where it was not among those asked for.
+    pub rank: Option<u32>,
+    /// Its text.
+    pub decoded_token: String,
+}
+
 /// One stop string or several.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string or a list of strings")]

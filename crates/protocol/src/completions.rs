@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{FinishReason, SamplingFields, Usage};
+use crate::{FinishReason, PromptLogprobs, SamplingFields, Usage};
 
 /// A text completion request.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -92,7 +92,7 @@ pub struct CompletionChoice {
     pub prompt_token_ids: Option<Vec<u32>>,
     /// For `prompt_logprobs`: per prompt token a map from token id to its log-probability.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt_logprobs: Option<Value>,
+    pub prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// Log-probabilities, as parallel lists.

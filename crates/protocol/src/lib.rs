@@ -19,7 +19,8 @@ pub use chat::{
     UnsupportedFields,
 };
 pub use common::{
-    CompletionTokensDetails, FinishReason, PromptTokensDetails, SamplingFields, StopSequences, StreamOptions, Usage,
+    CompletionTokensDetails, FinishReason, PromptLogprob, PromptLogprobs, PromptTokensDetails, SamplingFields,
+    StopSequences, StreamOptions, Usage,
 };
 pub use completions::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt};
 pub use error::{ErrorBody, ErrorResponse};

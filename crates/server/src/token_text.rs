@@ -1,11 +1,11 @@
 //! Tokens as clients see them in log-probabilities.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use moesaic_chat::Tokenizer;
-use moesaic_protocol::{ChatTokenLogprob, ChatTopLogprob};
+use moesaic_protocol::{ChatTokenLogprob, ChatTopLogprob, PromptLogprob, PromptLogprobs};
 use moesaic_scheduler::{TokenLogprob, TokenLogprobs};
-use serde_json::{Map, Value, json};
 
 /// A token's text for chat; its bytes stand beside it, so torn UTF-8 may become U+FFFD.
 pub fn lossy(tokenizer: Option<&Tokenizer>, id: u32) -> String {
@@ -46,15 +46,18 @@ pub fn chat_logprob(tokenizer: Option<&Tokenizer>, logprobs: &TokenLogprobs) -> 
 }
 
 /// `prompt_logprobs` in vLLM's shape: null for the first token, then a map from id to what is known.
-pub fn prompt_logprobs(tokenizer: Option<&Tokenizer>, rows: &[TokenLogprobs]) -> Value {
-    let entry = |entry: &TokenLogprob, rank: Option<usize>| json!({"logprob": entry.logprob, "rank": rank, "decoded_token": lossy(tokenizer, entry.id)});
-    let row = |row: &TokenLogprobs| {
-        let mut map = Map::new();
-        map.insert(row.token.id.to_string(), entry(&row.token, None));
-        for (index, top) in row.top.iter().enumerate() {
-            map.insert(top.id.to_string(), entry(top, Some(index + 1)));
-        }
-        Value::from(map)
+pub fn prompt_logprobs(tokenizer: Option<&Tokenizer>, rows: &[TokenLogprobs]) -> PromptLogprobs {
+    let entry = |entry: &TokenLogprob, rank: Option<u32>| PromptLogprob {
+        logprob: entry.logprob,
+        rank,
+        decoded_token: lossy(tokenizer, entry.id),
     };
-    std::iter::once(Value::Null).chain(rows.iter().map(row)).collect()
+    let row = |row: &TokenLogprobs| {
+        let mut map = BTreeMap::from([(row.token.id.to_string(), entry(&row.token, None))]);
+        for (top, rank) in row.top.iter().zip(1..) {
+            map.insert(top.id.to_string(), entry(top, Some(rank)));
+        }
+        Some(map)
+    };
+    std::iter::once(None).chain(rows.iter().map(row)).collect()
 }
