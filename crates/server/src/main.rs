@@ -1,10 +1,12 @@
 //! The program `moesaic`.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use moesaic_server::config::{Config, ConfigError, LogFormat, RawConfig};
 use moesaic_server::{app, serve};
@@ -52,6 +54,12 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Ask a running server whether it is ready; exit code 0 if so (for containers)
+    Health {
+        /// Port of the server on this machine
+        #[arg(long, env = "MOESAIC_PORT", default_value_t = 8000)]
+        port: u16,
     },
     /// Print the OpenAPI document
     Openapi,
@@ -103,6 +111,7 @@ fn run(cli: Cli) -> Result<()> {
             say(&format!("{} is fine\n", file.display()));
             Ok(())
         }
+        Command::Health { port } => check_health(port),
         Command::Openapi => {
             say(&app::openapi_json());
             Ok(())
@@ -112,6 +121,18 @@ fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// One bare HTTP request, so that an image needs no other program for its health check.
+fn check_health(port: u16) -> Result<()> {
+    let patience = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(b"GET /health HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(1024).read_to_string(&mut answer)?;
+    let status = answer.lines().next().unwrap_or_default();
+    if status.contains(" 200 ") { Ok(()) } else { bail!("not ready: {status}") }
 }
 
 fn resolve(args: ServeArgs) -> Result<Config, ConfigError> {
