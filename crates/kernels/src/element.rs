@@ -11,8 +11,6 @@ pub trait Element: WithDType + Send + Sync {
     fn widen(self) -> f32;
     /// Narrows to the nearest value, ties to even.
     fn narrow(value: f32) -> Self;
-    /// The values as f32: borrowed when they already are, else converted into `scratch`.
-    fn widen_slice<'a>(values: &'a [Self], scratch: &'a mut Vec<f32>) -> &'a [f32];
 }
 
 impl Element for f32 {
@@ -24,10 +22,6 @@ impl Element for f32 {
 
     fn narrow(value: f32) -> Self {
         value
-    }
-
-    fn widen_slice<'a>(values: &'a [Self], _scratch: &'a mut Vec<f32>) -> &'a [f32] {
-        values
     }
 }
 
@@ -43,11 +37,5 @@ impl Element for bf16 {
     #[inline]
     fn narrow(value: f32) -> Self {
         bf16::from_f32(value)
-    }
-
-    fn widen_slice<'a>(values: &'a [Self], scratch: &'a mut Vec<f32>) -> &'a [f32] {
-        scratch.clear();
-        scratch.extend(values.iter().map(|value| value.widen()));
-        scratch
     }
 }

@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::matmul::{weight_rows, weighted_add};
-use crate::{Element, dot};
+use crate::Element;
 
 /// Keys per tile.
 const TILE: usize = 32;
@@ -149,49 +149,68 @@ pub(crate) struct KeyValues<'a, T> {
 }
 
 /// Causal attention of `q (rows, heads, nope + rope)` from position `query_start` on.
-/// Gives outputs `(rows, heads, value)` and log-sum-exps `(rows, heads)`.
+/// Gives outputs `(rows, heads, value)` and log-sum-exps `(rows, heads)`; rows that see none of
+/// the keys get 0 and -inf.
 pub(crate) fn naive_attention<T: Element>(
     q: &[f32],
     query_start: usize,
     keys: &KeyValues<T>,
     scale: f32,
 ) -> (Vec<f32>, Vec<f32>) {
-    let width = keys.nope + keys.rope;
-    let num_rows = q.len() / (keys.num_heads * width);
-    let (kv, k_rope) = (widen_all(keys.kv), widen_all(keys.k_rope));
-    let mut out = vec![0.0; num_rows * keys.num_heads * keys.value];
-    let mut log_sum_exps = vec![f32::NEG_INFINITY; num_rows * keys.num_heads];
-    out.par_chunks_mut(keys.value).zip(&mut log_sum_exps).zip(q.par_chunks(width)).enumerate().for_each(
-        |(index, ((out, log_sum_exp), q))| {
-            let (row, head) = (index / keys.num_heads, index % keys.num_heads);
-            let num_keys = k_rope.len() / keys.rope;
-            let num_seen = (query_start + row + 1).saturating_sub(keys.start).min(num_keys);
-            if num_seen == 0 {
-                return;
-            }
-            let kv_width = keys.nope + keys.value;
-            let of_key = |key: usize| &kv[(key * keys.num_heads + head) * kv_width..][..kv_width];
-            let (q_nope, q_rope) = q.split_at(keys.nope);
-            let logits: Vec<f32> = (0..num_seen)
-                .map(|key| {
-                    let rope_key = &k_rope[key * keys.rope..][..keys.rope];
-                    (dot(q_nope, &of_key(key)[..keys.nope]) + dot(q_rope, rope_key)) * scale
-                })
-                .collect();
-            let mut running = RunningSoftmax::default();
-            running.rescale(logits.iter().copied(), out);
-            for (key, logit) in logits.iter().enumerate() {
-                weighted_add(out, running.weight(*logit), &of_key(key)[keys.nope..]);
-            }
-            running.finish(out);
-            *log_sum_exp = running.max + running.sum.ln();
-        },
-    );
+    let (num_heads, value) = (keys.num_heads, keys.value);
+    let num_rows = q.len() / (num_heads * (keys.nope + keys.rope));
+    let by_head: Vec<(Vec<f32>, Vec<f32>)> =
+        (0..num_heads).into_par_iter().map(|head| naive_head(q, query_start, keys, head, scale)).collect();
+    let mut out = vec![0.0; num_rows * num_heads * value];
+    let mut log_sum_exps = vec![0.0; num_rows * num_heads];
+    for (head, (outputs, lses)) in by_head.iter().enumerate() {
+        for row in 0..num_rows {
+            let index = row * num_heads + head;
+            out[index * value..][..value].copy_from_slice(&outputs[row * value..][..value]);
+            log_sum_exps[index] = lses[row];
+        }
+    }
     (out, log_sum_exps)
 }
 
-fn widen_all<T: Element>(values: &[T]) -> Vec<f32> {
-    values.iter().map(|value| value.widen()).collect()
+/// All rows of one head: outputs `(rows, value)` and log-sum-exps.
+fn naive_head<T: Element>(
+    q: &[f32],
+    query_start: usize,
+    keys: &KeyValues<T>,
+    head: usize,
+    scale: f32,
+) -> (Vec<f32>, Vec<f32>) {
+    let (nope, rope, value) = (keys.nope, keys.rope, keys.value);
+    let (width, num_keys) = (nope + rope, keys.k_rope.len() / rope);
+    let num_rows = q.len() / (keys.num_heads * width);
+    let mut head_keys = Vec::with_capacity(num_keys * width); // (keys, nope + rope)
+    let mut head_values = Vec::with_capacity(num_keys * value); // (keys, value)
+    for key in 0..num_keys {
+        let kv = &keys.kv[(key * keys.num_heads + head) * (nope + value)..][..nope + value];
+        head_keys.extend(kv[..nope].iter().chain(&keys.k_rope[key * rope..][..rope]).map(|k| k.widen()));
+        head_values.extend(kv[nope..].iter().map(|v| v.widen()));
+    }
+    let mut out = vec![0.0; num_rows * value];
+    let mut log_sum_exps = vec![f32::NEG_INFINITY; num_rows];
+    let mut logits = vec![0.0; num_keys];
+    for (row, (out, log_sum_exp)) in out.chunks_exact_mut(value).zip(&mut log_sum_exps).enumerate() {
+        let num_seen = (query_start + row + 1).saturating_sub(keys.start).min(num_keys);
+        if num_seen == 0 {
+            continue;
+        }
+        let q = &q[(row * keys.num_heads + head) * width..][..width];
+        let logits = &mut logits[..num_seen];
+        weight_rows(q, &head_keys[..num_seen * width], width, logits);
+        let mut running = RunningSoftmax::default();
+        running.rescale(logits.iter().map(|logit| logit * scale), out);
+        for (logit, values) in logits.iter().zip(head_values.chunks_exact(value)) {
+            weighted_add(out, running.weight(logit * scale), values);
+        }
+        running.finish(out);
+        *log_sum_exp = running.max + running.sum.ln();
+    }
+    (out, log_sum_exps)
 }
 
 /// Merges outputs over disjoint keys by their log-sum-exps.

@@ -11,14 +11,20 @@ use crate::Element;
 
 /// Partial sums per dot product: two AVX-512 or four AVX registers' worth per row.
 const LANES: usize = 16;
-/// Rows of `x` that share one pass over a weight row.
+/// Weight rows that share one pass over a row of `x`.
 const ROWS: usize = 4;
 /// Below this many multiplications a product is not worth waking another thread for.
 const MIN_PARALLEL_WORK: usize = 1 << 16;
 
 /// Dot product in the fixed order. The oracle of every faster form.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    dots([a], b)[0]
+    let mut lanes = [0.0; LANES];
+    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += a * b;
+        }
+    }
+    tree_sum(lanes)
 }
 
 /// `x (m, k) · w (n, k)ᵀ → (m, n)`.
@@ -102,18 +108,15 @@ widest! {
     /// Dot products of all rows of `x (m, k)` with the weight rows `w (n, k)`, into `out (n, m)`.
     fn weight_rows<T: Element>(x: &[f32], w: &[T], k: usize, out: &mut [f32]) {
         let m = x.len() / k;
-        let mut scratch = Vec::new();
-        for (w_row, out_row) in w.chunks_exact(k).zip(out.chunks_exact_mut(m)) {
-            let w_row = T::widen_slice(w_row, &mut scratch);
-            let mut row = 0;
-            while row + ROWS <= m {
-                let rows = std::array::from_fn(|i| &x[(row + i) * k..][..k]);
-                out_row[row..row + ROWS].copy_from_slice(&dots::<ROWS>(rows, w_row));
-                row += ROWS;
-            }
-            while row < m {
-                out_row[row] = dots([&x[row * k..][..k]], w_row)[0];
-                row += 1;
+        for (w_rows, out_rows) in w.chunks(ROWS * k).zip(out.chunks_mut(ROWS * m)) {
+            let num_rows = w_rows.len() / k;
+            // A short group repeats its last row and drops the result.
+            let rows = std::array::from_fn(|i| &w_rows[i.min(num_rows - 1) * k..][..k]);
+            for (row, x_row) in x.chunks_exact(k).enumerate() {
+                let sums = four_dots(rows, x_row);
+                for (i, sum) in sums.into_iter().take(num_rows).enumerate() {
+                    out_rows[i * m + row] = sum;
+                }
             }
         }
     }
@@ -128,30 +131,68 @@ widest! {
     }
 }
 
-/// `R` dot products against one vector, each in the same fixed order.
+/// Partial sums, passed by value so that they stay in registers.
+#[derive(Clone, Copy)]
+struct Lanes([f32; LANES]);
+
+impl Lanes {
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "must be compiled for the caller's instruction set")]
+    fn add_products(mut self, a: &[f32; LANES], b: &[f32; LANES]) -> Self {
+        for lane in 0..LANES {
+            self.0[lane] += a[lane] * b[lane];
+        }
+        self
+    }
+
+    /// As [`Self::add_products`] for the fewer than [`LANES`] elements at the end.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "must be compiled for the caller's instruction set")]
+    fn add_tail<A: Element, B: Element>(mut self, a: &[A], b: &[B]) -> Self {
+        for (lane, (a, b)) in self.0.iter_mut().zip(a.iter().zip(b)) {
+            *lane += a.widen() * b.widen();
+        }
+        self
+    }
+}
+
+/// [`LANES`] values as f32.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "must be compiled for the caller's instruction set")]
-fn dots<const R: usize>(x: [&[f32]; R], w: &[f32]) -> [f32; R] {
-    let k = w.len();
-    let whole = k - k % LANES;
-    let mut sums = [[0.0_f32; LANES]; R];
+fn widen<T: Element>(values: &[T]) -> [f32; LANES] {
+    let values: &[T; LANES] = values.try_into().expect("LANES long");
+    let mut widened = [0.0; LANES];
+    for lane in 0..LANES {
+        widened[lane] = values[lane].widen();
+    }
+    widened
+}
+
+/// Four dot products against one vector, each in the same fixed order. Four, because a single
+/// chain of additions would wait for itself.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "must be compiled for the caller's instruction set")]
+fn four_dots<A: Element, B: Element>(rows: [&[A]; ROWS], shared: &[B]) -> [f32; ROWS] {
+    let [mut s0, mut s1, mut s2, mut s3] = [Lanes([0.0; LANES]); ROWS];
+    let [r0, r1, r2, r3] = rows.map(|row| &row[..shared.len()]);
+    let whole = shared.len() - shared.len() % LANES;
     let mut start = 0;
     while start < whole {
-        let w_part: &[f32; LANES] = w[start..start + LANES].try_into().expect("LANES long");
-        for (x_row, sums) in x.iter().zip(&mut sums) {
-            let x_part: &[f32; LANES] = x_row[start..start + LANES].try_into().expect("LANES long");
-            for lane in 0..LANES {
-                sums[lane] += x_part[lane] * w_part[lane];
-            }
-        }
+        let shared = widen(&shared[start..start + LANES]);
+        s0 = s0.add_products(&widen(&r0[start..start + LANES]), &shared);
+        s1 = s1.add_products(&widen(&r1[start..start + LANES]), &shared);
+        s2 = s2.add_products(&widen(&r2[start..start + LANES]), &shared);
+        s3 = s3.add_products(&widen(&r3[start..start + LANES]), &shared);
         start += LANES;
     }
-    for (x_row, sums) in x.iter().zip(&mut sums) {
-        for lane in 0..k - whole {
-            sums[lane] += x_row[whole + lane] * w[whole + lane];
-        }
-    }
-    sums.map(tree_sum)
+    let tail = &shared[whole..];
+    [
+        s0.add_tail(&r0[whole..], tail),
+        s1.add_tail(&r1[whole..], tail),
+        s2.add_tail(&r2[whole..], tail),
+        s3.add_tail(&r3[whole..], tail),
+    ]
+    .map(|lanes| tree_sum(lanes.0))
 }
 
 /// Adds the lanes pairwise, halving each time.
