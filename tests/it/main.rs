@@ -9,6 +9,7 @@ mod golden;
 mod invariance;
 mod lifecycle;
 mod openapi;
+mod second_opinion;
 mod server;
 mod streaming;
 mod support;
