@@ -11,7 +11,7 @@ use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 
 /// Nothing in these tests takes this long unless it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The binary beside this test's own build.
 pub fn binary() -> PathBuf {

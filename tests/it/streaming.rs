@@ -1,10 +1,9 @@
 //! What a client receives: order of chunks, agreement of streamed and whole answers, stops,
 //! log-probabilities, seeds and counts.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
+use crate::fixtures::shared;
 use crate::server::{Server, chat, read_some, synth};
 use crate::support::golden_dir;
 
@@ -273,17 +272,13 @@ async fn without_a_tokenizer() {
 /// Real DeepSeek-V3 text: multi-byte characters never tear in a stream.
 #[tokio::test]
 async fn characters_never_tear() {
-    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/tokenizers/deepseek-v3");
-    if !shared.is_dir() {
-        assert!(std::env::var_os("CI").is_none(), "{} is missing", shared.display());
-        println!("skipped: {} is missing", shared.display());
-        return;
-    }
+    let Some(shared) = shared() else { return };
+    let tokenizer = shared.join("data/tokenizers/deepseek-v3");
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("tiny-v3");
     synth(&["--preset", "tiny-v3", "--seed", "5"], &model);
     for name in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(shared.join(name), model.join(name)).unwrap();
+        std::fs::copy(tokenizer.join(name), model.join(name)).unwrap();
     }
     let server = Server::start(&["--model", model.to_str().unwrap()]);
     // Random weights over the whole vocabulary: plenty of torn and rare characters.

@@ -1,5 +1,7 @@
 //! The engine with scripted executors: ends, failures, panics, constraints.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::HashMap;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
