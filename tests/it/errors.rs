@@ -1,5 +1,7 @@
 //! What each bad input gets: status, type, param and code, and a server that still answers.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::server::{Server, chat};
@@ -56,6 +58,9 @@ fn bad_requests() -> Vec<Case> {
         chat_case(json!({"frequency_penalty": 3}), "frequency_penalty"),
         chat_case(json!({"presence_penalty": -3}), "presence_penalty"),
         chat_case(json!({"repetition_penalty": 0}), "repetition_penalty"),
+        chat_case(json!({"repetition_penalty": 1e-40}), "repetition_penalty"),
+        chat_case(json!({"priority": -1}), "priority"),
+        chat_case(json!({"min_tokens": 1, "stop_token_ids": (0..1024).collect::<Vec<u32>>()}), "stop_token_ids"),
         chat_case(json!({"logit_bias": {"1024": 1}}), "logit_bias"),
         chat_case(json!({"logit_bias": {"x": 1}}), "logit_bias"),
         chat_case(json!({"logit_bias": {"5": 101}}), "logit_bias"),
@@ -85,13 +90,13 @@ fn bad_requests() -> Vec<Case> {
         chat_case(json!({"chat_template": "{{ 1 }}"}), "chat_template"),
         chat_case(json!({"audio": {}}), "audio"),
         chat_case(json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
-        case("/v1/chat/completions", json!({"chat_template_kwargs": nested}), None),
+        chat_case(json!({"chat_template_kwargs": nested}), "chat_template_kwargs"),
         chat_case(json!({"continue_final_message": true, "add_generation_prompt": true}), "continue_final_message"),
         completion(json!({"prompt": null}), "prompt"),
         completion(json!({"prompt": []}), "prompt"),
         completion(json!({"prompt": [[]]}), "prompt"),
         completion(json!({"prompt": {"a": 1}}), "prompt"),
-        completion(json!({"prompt": [1, -1]}), "prompt"),
+        completion(json!({"prompt": [1, -1]}), "prompt[1]"),
         completion(json!({"prompt": [1024]}), "prompt"),
         completion(json!({"prompt": vec!["x"; 17]}), "prompt"),
         completion(json!({"prompt": ["a", "b"], "n": 9}), "prompt"),
@@ -100,6 +105,8 @@ fn bad_requests() -> Vec<Case> {
         completion(json!({"best_of": 2}), "best_of"),
         completion(json!({"suffix": "x"}), "suffix"),
         completion(json!({"max_tokens": 0}), "max_tokens"),
+        completion(json!({"prompt": ["a", 1]}), "prompt"),
+        completion(json!({"prompt": vec![[0]; 5000]}), "prompt"),
         case("/tokenize", json!({"messages": [{"role": "user", "content": "hi"}]}), "prompt"),
         case("/tokenize", json!({"prompt": null}), "prompt"),
         case("/detokenize", json!({}), "tokens"),
@@ -152,6 +159,9 @@ async fn wrong_bodies_routes_and_methods() {
         (server.post("/v1/models", &json!({})), 405, Some("method_not_allowed")),
         (server.get("/v1/chat/completions"), 405, Some("method_not_allowed")),
         (server.get("/v1/models/other"), 404, Some("model_not_found")),
+        (server.get("/v1/models/owner/name"), 404, Some("model_not_found")),
+        (server.get("/v1/models/%ff"), 404, Some("unknown_url")),
+        (server.post("/v1/completions", &json!({"prompt": "x", "n": 2000})), 400, None),
         (server.post("/v1/completions", &json!({"prompt": "x", "model": "other"})), 404, Some("model_not_found")),
     ];
     for (index, (request, status, code)) in cases.into_iter().enumerate() {
@@ -229,10 +239,57 @@ async fn overload_is_answered_at_once() {
     assert_eq!(refused.headers()["retry-after"], "1");
     assert_eq!(refused.headers()["retry-after-ms"], "1000");
     assert_eq!(refused.json::<Value>().await.unwrap()["error"]["code"], "server_overloaded");
-    drop((running, waiting));
-    server.wait_for_metric("vllm:num_requests_running", 0.0).await;
-    server.ask("/v1/chat/completions", chat("and now?")).await;
     assert_eq!(server.metric("moesaic_rejections_total").await, 1.0);
+    drop((running, waiting));
+    // The places are free as soon as the server has noticed.
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while server.post("/v1/chat/completions", &chat("and now?")).send().await.unwrap().status() != 200 {
+        assert!(Instant::now() < deadline, "the places of dropped requests are not given back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// More choices than there ever are places: retrying would not help.
+#[tokio::test]
+async fn what_can_never_run_is_no_429() {
+    let server = Server::start(&["--max-num-seqs", "1", "--max-queued-requests", "0"]);
+    let mut body = chat("hi");
+    body["n"] = json!(2);
+    let response = server.post("/v1/chat/completions", &body).send().await.unwrap();
+    assert_eq!(response.status(), 400);
+    assert_eq!(response.json::<Value>().await.unwrap()["error"]["param"], "n");
+}
+
+/// Large, useless bodies: answered, in bounded memory, while others are served.
+#[tokio::test]
+async fn large_bodies_do_no_harm() {
+    let server = Server::start(&[]);
+    let junk = format!(r#"{{"prompt": "a", "max_tokens": 1, "junk": [{}0]}}"#, "{},".repeat(2_500_000));
+    let lists = format!(r#"{{"prompt": [{}[0]]}}"#, "[0],".repeat(1_900_000));
+    let text = format!(r#"{{"prompt": "{}"}}"#, "a".repeat(8_000_000));
+    let send = |body: String| {
+        let request = reqwest::Client::new().post(format!("{}/v1/completions", server.url));
+        request.header("content-type", "application/json").body(body).send()
+    };
+    let bodies = [junk.clone(), junk, lists.clone(), lists, text.clone(), text];
+    let answers = futures::future::join_all(bodies.map(send));
+    let other = server.ask("/v1/chat/completions", chat("hello"));
+    let (answers, _) = tokio::join!(answers, other);
+    let statuses: Vec<u16> = answers.into_iter().map(|answer| answer.unwrap().status().as_u16()).collect();
+    assert_eq!(statuses, [200, 200, 400, 400, 400, 400]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().unwrap();
+    assert!(kilobytes < 250_000, "{kilobytes} kB at the peak");
+}
+
+/// Priorities are the operator's to allow.
+#[tokio::test]
+async fn priorities_when_allowed() {
+    let server = Server::start(&["--scheduling-policy", "priority"]);
+    let mut body = chat("hi");
+    body["priority"] = json!(-5);
+    server.ask("/v1/chat/completions", body).await;
 }
 
 #[tokio::test]

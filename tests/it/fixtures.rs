@@ -26,7 +26,7 @@ pub fn shared() -> Option<PathBuf> {
 
 fn tokenizer(folder: &Path) -> Option<Tokenizer> {
     let bytes = std::fs::read(folder.join("tokenizer.json")).ok()?;
-    Some(Tokenizer::from_files(&bytes, Some(&read_json(&folder.join("tokenizer_config.json")))).unwrap())
+    Some(Tokenizer::from_files(&bytes, Some(&read_json(&folder.join("tokenizer_config.json"))), 1 << 20).unwrap())
 }
 
 #[test]

@@ -45,12 +45,32 @@ async fn requests_in_flight_finish_before_the_end() {
     assert_eq!(server.wait().await.code(), Some(0));
 }
 
+/// Loading takes a while; stopping does not.
+#[test]
+fn stopping_while_loading() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    synth(&["--preset", "v2-lite", "--layers", "2", "--vocab", "1000"], &model);
+    let mut child = std::process::Command::new(crate::server::binary())
+        .args(["serve", "--port", "0", "--model", model.to_str().unwrap()])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    let started = Instant::now();
+    std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
 /// What does not finish in time ends with an error event, never with silence.
 #[tokio::test]
 async fn the_grace_period_ends() {
     let mut server = Server::start(&["--shutdown-grace-seconds", "0"]);
     let mut body = chat("a story");
     body["max_tokens"] = json!(8000);
+    // Far more work than a busy machine needs to deliver a signal.
+    body["n"] = json!(16);
     body["stream"] = json!(true);
     let response = server.post("/v1/chat/completions", &body).send().await.unwrap();
     server.signal("TERM");
@@ -136,17 +156,23 @@ fn broken_checkpoints_refuse_to_start() {
             vec!["config.json", "hidden_size"],
         ),
         (config_with("\"kv_lora_rank\": 48,", ""), weights.clone(), vec!["config.json", "kv_lora_rank", "missing"]),
-        (
-            config_with("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 16777216"),
-            weights.clone(),
-            vec!["model.layers.3"],
-        ),
+        (config_with("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 16777216"), weights.clone(), vec!["KV cache"]),
         (config_with("\"n_group\": 4", "\"n_group\": 5"), weights.clone(), vec!["config.json", "5 groups"]),
         (config_with("\"type\": \"yarn\"", "\"type\": \"wobbly\""), weights.clone(), vec!["config.json", "wobbly"]),
         (
             config_with("\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu\""),
             weights.clone(),
             vec!["hidden_act", "gelu"],
+        ),
+        (
+            config_with("\"n_routed_experts\": 16", "\"n_routed_experts\": 16777216"),
+            weights.clone(),
+            vec!["mlp.gate.weight"],
+        ),
+        (
+            config_with("\"max_position_embeddings\": 256", "\"max_position_embeddings\": 1"),
+            weights.clone(),
+            vec!["max_position_embeddings"],
         ),
         (config.clone(), weights[..weights.len() - 10].to_vec(), vec!["model.safetensors"]),
         (config.clone(), weights[..100].to_vec(), vec!["model.safetensors"]),
@@ -180,6 +206,13 @@ fn files_that_do_not_belong_together() {
     let (code, _, error) = serve(&model);
     assert_eq!(code, Some(1));
     assert!(error.contains("tokenizer.json") && error.contains("1023") && error.contains("999"), "{error}");
+    let hostile = std::fs::read_to_string(model.join("tokenizer.json")).unwrap();
+    let hostile = hostile.replacen("\"<｜▁pad▁｜>\": 2,", "\"<｜▁pad▁｜>\": 4294967294,", 1);
+    assert!(hostile.contains("4294967294"));
+    std::fs::write(model.join("tokenizer.json"), hostile).unwrap();
+    let (code, _, error) = serve(&model);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("tokenizer.json") && !error.contains("panicked"), "{error}");
     let index = json!({"weight_map": {"model.norm.weight": "../small/model.safetensors"}});
     std::fs::write(model.join("model.safetensors.index.json"), index.to_string()).unwrap();
     std::fs::remove_file(model.join("tokenizer.json")).unwrap();

@@ -183,6 +183,58 @@ async fn echo_with_log_probabilities() {
     }
 }
 
+/// An echo of the prompt alone, with its log-probabilities: how scoring clients ask.
+#[tokio::test]
+async fn scoring_a_prompt() {
+    let server = Server::start(&[]);
+    let body = json!({"prompt": "the sea", "echo": true, "logprobs": 0, "max_tokens": 0});
+    let whole = server.ask(COMPLETIONS, body.clone()).await;
+    let choice = &whole["choices"][0];
+    assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!("the sea"), &json!("length")));
+    assert_eq!(whole["usage"]["completion_tokens"], 0);
+    let num_tokens = whole["usage"]["prompt_tokens"].as_u64().unwrap() as usize;
+    assert_eq!(choice["logprobs"]["token_logprobs"].as_array().unwrap().len(), num_tokens);
+    // The beginning-of-sequence token has no text, so the text's first character is at 0.
+    assert_eq!(choice["logprobs"]["text_offset"].as_array().unwrap()[..2], [json!(0), json!(0)]);
+    assert!(choice.get("prompt_logprobs").is_none());
+    assert_eq!(texts(&server.stream(COMPLETIONS, body).await, 1)[0], "the sea");
+}
+
+/// Without a seed, equal prompts of one request get different answers, with one the same.
+#[tokio::test]
+async fn equal_prompts_of_one_request() {
+    let server = Server::start(&[]);
+    let body = json!({"prompt": ["Once", "Once"], "temperature": 1.5, "max_tokens": 30});
+    let texts = |answer: Value| [answer["choices"][0]["text"].clone(), answer["choices"][1]["text"].clone()];
+    let [a, b] = texts(server.ask(COMPLETIONS, body.clone()).await);
+    assert_ne!(a, b);
+    let [a, b] = texts(server.ask(COMPLETIONS, with(body, json!({"seed": 5}))).await);
+    assert_eq!(a, b);
+}
+
+#[tokio::test]
+async fn prompts_are_cut_where_asked() {
+    let server = Server::start(&[]);
+    let prompt_tokens = |answer: Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    let long: Vec<u32> = (0..9000).map(|i| i % 1000).collect();
+    let body = |change: Value| with(json!({"prompt": long, "max_tokens": 10}), change);
+    assert_eq!(prompt_tokens(server.ask(COMPLETIONS, body(json!({"truncate_prompt_tokens": 20}))).await), 20);
+    assert_eq!(prompt_tokens(server.ask(COMPLETIONS, body(json!({"truncate_prompt_tokens": -1}))).await), 8182);
+    let whole = prompt_tokens(server.ask(CHAT, chat("hello you")).await);
+    let request = json!({"messages": [{"role": "user", "content": "hello you"}], "truncate_prompt_tokens": -1, "max_tokens": null, "stop": " "});
+    assert_eq!(prompt_tokens(server.ask(CHAT, request).await), whole, "what fits is not cut");
+}
+
+/// A client that goes away before its whole answer is there.
+#[tokio::test]
+async fn a_dropped_whole_answer() {
+    let server = Server::start(&[]);
+    let request = server.post(CHAT, &with(chat("a story"), json!({"max_tokens": 8000})));
+    let sent = tokio::time::timeout(std::time::Duration::from_millis(100), request.send()).await;
+    assert!(sent.is_err(), "it takes longer than that");
+    server.wait_for_metric("vllm:num_requests_running", 0.0).await;
+}
+
 /// Alone, beside 31 others, short of memory and from cached blocks: the same tokens.
 #[tokio::test]
 async fn a_seed_gives_the_same_tokens_in_any_company() {

@@ -42,13 +42,21 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and, where there is one, `tokenizer_config.json`.
+    /// Reads `tokenizer.json` and, where there is one, `tokenizer_config.json`, for a model with
+    /// `vocab_size` embeddings.
     ///
     /// # Errors
-    /// When a file is broken or the tokenizer is not a byte-level one.
-    pub fn from_files(tokenizer: &[u8], config: Option<&Value>) -> Result<Self, TokenizerError> {
+    /// When a file is broken, the tokenizer is not a byte-level one or has ids that the model has not.
+    pub fn from_files(tokenizer: &[u8], config: Option<&Value>, vocab_size: usize) -> Result<Self, TokenizerError> {
         let broken = |message: String| TokenizerError::File { file: "tokenizer.json", message };
         let inner = tokenizers::Tokenizer::from_bytes(tokenizer).map_err(|error| broken(error.to_string()))?;
+        let vocabulary = inner.get_vocab(true);
+        if let Some(largest) = vocabulary.values().max().filter(|id| **id as usize >= vocab_size) {
+            let last = vocab_size.saturating_sub(1);
+            return Err(broken(format!(
+                "it has token id {largest}, but the model's vocabulary ends at {last}: they do not belong together"
+            )));
+        }
         if !matches!(inner.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_))) {
             return Err(broken("its decoder is not ByteLevel; other tokenizers are not supported yet".to_owned()));
         }
@@ -58,7 +66,7 @@ impl Tokenizer {
         let (bos, eos) = (token_of("bos_token"), token_of("eos_token"));
         let id_of = |token: &Option<String>| token.as_ref().and_then(|token| inner.token_to_id(token));
         Ok(Self {
-            bytes: token_bytes(&inner),
+            bytes: token_bytes(vocabulary),
             special,
             bos_id: id_of(&bos),
             eos_id: id_of(&eos),
@@ -70,9 +78,10 @@ impl Tokenizer {
         })
     }
 
-    /// One more than the largest id.
-    pub fn num_ids(&self) -> usize {
-        self.bytes.len()
+    /// No encoding of a text of so many bytes is shorter than this.
+    pub fn least_tokens(&self, num_bytes: usize) -> usize {
+        let longest = self.bytes.iter().flatten().map(|bytes| bytes.len()).max().unwrap_or(1);
+        num_bytes.div_ceil(longest.max(1))
     }
 
     /// The beginning-of-sequence token's text, for templates.
@@ -151,9 +160,8 @@ fn default_template(value: &Value) -> Option<String> {
     value.as_str().or_else(listed).map(str::to_owned)
 }
 
-fn token_bytes(inner: &tokenizers::Tokenizer) -> Vec<Option<Box<[u8]>>> {
+fn token_bytes(vocabulary: HashMap<String, u32>) -> Vec<Option<Box<[u8]>>> {
     let alphabet = byte_alphabet();
-    let vocabulary = inner.get_vocab(true);
     let num_ids = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
     let mut bytes = vec![None; num_ids];
     for (token, id) in vocabulary {

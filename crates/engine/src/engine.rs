@@ -167,6 +167,12 @@ impl Core {
                 }
             }
             Command::Shutdown => {
+                // Requests that came in behind this command end the same way.
+                while let Ok(command) = self.commands.try_recv() {
+                    if let Command::Submit(submission) = command {
+                        self.submit(submission);
+                    }
+                }
                 self.end_all(&StreamEnd::Shutdown);
                 return true;
             }

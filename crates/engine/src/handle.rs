@@ -112,6 +112,11 @@ impl EngineHandle {
         &self.stats
     }
 
+    /// Sequences that can be admitted at once.
+    pub fn num_places(&self) -> usize {
+        self.num_places
+    }
+
     /// Sequences that are admitted and not yet dropped by their clients.
     pub fn num_admitted(&self) -> usize {
         self.num_places - self.places.available_permits()

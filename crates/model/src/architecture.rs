@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::fields::Fields;
 use crate::models::deepseek::DeepSeek;
-use crate::{CausalLm, Checkpoint, DeepSeekConfig, ModelError, Progress, Weights};
+use crate::{CausalLm, Checkpoint, DeepSeekConfig, KvCacheSpec, ModelError, Progress, Weights};
 
 /// A recognised checkpoint with its checked configuration.
 #[derive(Debug, Clone)]
@@ -48,6 +48,13 @@ impl Architecture {
     pub fn vocab_size(&self) -> usize {
         match self {
             Self::DeepSeek(config) => config.vocab_size,
+        }
+    }
+
+    /// What the model caches per token.
+    pub fn kv_cache_spec(&self) -> KvCacheSpec {
+        match self {
+            Self::DeepSeek(config) => config.kv_cache_spec(),
         }
     }
 

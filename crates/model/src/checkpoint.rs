@@ -60,6 +60,9 @@ impl Checkpoint {
             Self::Folder(folder) => {
                 let path = folder.join(file);
                 let read = std::fs::metadata(&path).and_then(|metadata| {
+                    if !metadata.is_file() {
+                        return Err(std::io::Error::other("not a regular file"));
+                    }
                     if metadata.len() > MAX_TEXT_BYTES {
                         return Err(std::io::Error::other(format!(
                             "{} bytes, at most {MAX_TEXT_BYTES} are read",

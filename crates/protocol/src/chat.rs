@@ -22,8 +22,7 @@ pub struct ChatRequest {
     pub logprobs: Option<bool>,
     /// 0 to 20 alternatives per token; needs `logprobs`.
     pub top_logprobs: Option<u32>,
-    /// How tokens are chosen. Read by [`crate::FromJson`], which keeps the path of an error; a
-    /// flattened struct would lose it.
+    /// How tokens are chosen. Read by [`crate::FromJson`].
     #[serde(flatten, skip_deserializing)]
     pub sampling: SamplingFields,
     /// End the prompt with the start of the assistant's turn (default true).
@@ -45,7 +44,7 @@ pub struct ChatRequest {
     /// Not supported yet, unless of type text.
     pub response_format: Option<Value>,
     /// Fields that would change the answer but are not supported: refused rather than ignored.
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     pub unsupported: UnsupportedFields,
 }
 

@@ -22,7 +22,7 @@ pub struct SamplingFields {
     pub frequency_penalty: Option<f32>,
     /// -2 to 2.
     pub presence_penalty: Option<f32>,
-    /// Above 0, up to 2; 1 is off.
+    /// 0.01 to 2; 1 is off.
     pub repetition_penalty: Option<f32>,
     /// Token id to bias, -100 to 100.
     pub logit_bias: Option<BTreeMap<String, f32>>,

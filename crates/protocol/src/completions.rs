@@ -25,20 +25,19 @@ pub struct CompletionRequest {
     pub best_of: Option<u32>,
     /// Refused.
     pub suffix: Option<Value>,
-    /// How tokens are chosen. Read by [`crate::FromJson`], which keeps the path of an error; a
-    /// flattened struct would lose it.
+    /// How tokens are chosen. Read by [`crate::FromJson`].
     #[serde(flatten, skip_deserializing)]
     pub sampling: SamplingFields,
     /// Fields that would change the answer but are not supported: refused rather than ignored.
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     pub unsupported: crate::UnsupportedFields,
     /// Not supported yet, unless of type text.
     pub response_format: Option<Value>,
 }
 
 /// What is to be continued.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string, a list of strings, a list of token ids or a list of such lists")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Prompt {
     /// One text.
     Text(String),

@@ -33,6 +33,7 @@ fn protected() -> OpenApiRouter<AppState> {
         .routes(routes!(completions::completions))
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
+        .route("/v1/models/{owner}/{name}", get(models::get_model_of_owner))
         .routes(routes!(tokenize::tokenize))
         .routes(routes!(tokenize::detokenize))
 }

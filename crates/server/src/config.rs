@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 /// A configuration that cannot be used: shown to the person who starts the server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +83,9 @@ raw_config! {
     /// Sequences that wait for their turn; further requests get 429 [default: 1024]
     #[arg(long, env = "MOESAIC_MAX_QUEUED_REQUESTS", value_name = "N", help_heading = "Limits")]
     max_queued_requests: usize,
+    /// fcfs: first come, first served; priority: requests may say who goes first [default: fcfs]
+    #[arg(long, env = "MOESAIC_SCHEDULING_POLICY", value_enum, help_heading = "Limits")]
+    scheduling_policy: SchedulingPolicy,
     /// Largest n of a request, and prompts × n of a completion [default: 16]
     #[arg(long, env = "MOESAIC_MAX_CHOICES", value_name = "N", help_heading = "Limits")]
     max_choices: usize,
@@ -150,6 +154,16 @@ pub enum NumericsMode {
     Fast,
 }
 
+/// `--scheduling-policy`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchedulingPolicy {
+    /// In order of arrival.
+    Fcfs,
+    /// By the requests' `priority`, then arrival. Clients can starve each other.
+    Priority,
+}
+
 /// `--log`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -210,6 +224,8 @@ pub struct Limits {
     pub max_num_batched_tokens: usize,
     /// Sequences that wait.
     pub max_queued_requests: usize,
+    /// Whether requests may have priorities.
+    pub priorities: bool,
     /// Choices per request.
     pub max_choices: usize,
     /// Bytes per request body.
@@ -246,18 +262,22 @@ impl RawConfig {
             return Err(ConfigError("device: this build computes on the cpu only".to_owned()));
         }
         let limits = Limits {
-            max_num_seqs: at_least_one("max_num_seqs", self.max_num_seqs.unwrap_or(64))?,
-            max_num_batched_tokens: at_least_one("max_num_batched_tokens", self.max_num_batched_tokens.unwrap_or(512))?,
-            max_queued_requests: self.max_queued_requests.unwrap_or(1024),
-            max_choices: at_least_one("max_choices", self.max_choices.unwrap_or(16))?,
-            max_body_bytes: at_least_one("max_body_bytes", self.max_body_bytes.unwrap_or(8 << 20))?,
-            request_timeout: seconds(self.request_timeout_seconds.unwrap_or(0)),
-            queue_timeout: seconds(self.queue_timeout_seconds.unwrap_or(0)),
-            keep_alive: seconds(self.keep_alive_seconds.unwrap_or(15))
-                .ok_or_else(|| ConfigError("keep_alive_seconds must be at least 1".to_owned()))?,
-            shutdown_grace: Duration::from_secs(self.shutdown_grace_seconds.unwrap_or(30)),
-            stall: seconds(self.stall_seconds.unwrap_or(120))
-                .ok_or_else(|| ConfigError("stall_seconds must be at least 1".to_owned()))?,
+            max_num_seqs: bounded("max_num_seqs", self.max_num_seqs.unwrap_or(64), 1 << 16)?,
+            max_num_batched_tokens: bounded(
+                "max_num_batched_tokens",
+                self.max_num_batched_tokens.unwrap_or(512),
+                1 << 20,
+            )?,
+            max_queued_requests: at_most("max_queued_requests", self.max_queued_requests.unwrap_or(1024), 1 << 20)?,
+            priorities: self.scheduling_policy == Some(SchedulingPolicy::Priority),
+            max_choices: bounded("max_choices", self.max_choices.unwrap_or(16), 1 << 16)?,
+            max_body_bytes: bounded("max_body_bytes", self.max_body_bytes.unwrap_or(8 << 20), 1 << 30)?,
+            request_timeout: seconds("request_timeout_seconds", self.request_timeout_seconds.unwrap_or(0))?,
+            queue_timeout: seconds("queue_timeout_seconds", self.queue_timeout_seconds.unwrap_or(0))?,
+            keep_alive: some_seconds("keep_alive_seconds", self.keep_alive_seconds.unwrap_or(15))?,
+            shutdown_grace: seconds("shutdown_grace_seconds", self.shutdown_grace_seconds.unwrap_or(30))?
+                .unwrap_or_default(),
+            stall: some_seconds("stall_seconds", self.stall_seconds.unwrap_or(120))?,
         };
         if limits.max_num_batched_tokens < limits.max_num_seqs {
             return Err(ConfigError(format!(
@@ -268,6 +288,9 @@ impl RawConfig {
         let mut api_keys = self.api_key.unwrap_or_default();
         if let Some(path) = &self.api_key_file {
             api_keys.extend(read_keys(path)?);
+        }
+        for key in &mut api_keys {
+            *key = key.trim().to_owned();
         }
         if api_keys.iter().any(String::is_empty) {
             return Err(ConfigError("api_key must not be empty".to_owned()));
@@ -287,14 +310,14 @@ impl RawConfig {
                 })
                 .transpose()?,
             numerics: self.numerics.unwrap_or(NumericsMode::Strict),
-            naive_min_tokens: at_least_one("naive_min_tokens", self.naive_min_tokens.unwrap_or(170))?,
+            naive_min_tokens: bounded("naive_min_tokens", self.naive_min_tokens.unwrap_or(170), 1 << 24)?,
             host: self.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             port: self.port.unwrap_or(8000),
             api_keys,
             protect_metrics: self.protect_metrics.unwrap_or(false),
-            cors_allow_origins: self.cors_allow_origin.unwrap_or_else(|| vec!["*".to_owned()]),
+            cors_allow_origins: origins(self.cors_allow_origin)?,
             limits,
-            threads: at_least_one("threads", self.threads.unwrap_or(default_threads))?,
+            threads: bounded("threads", self.threads.unwrap_or(default_threads), 4096)?,
             kv_cache_bytes: parse_size(self.kv_cache_memory.as_deref().unwrap_or("auto"))?,
             block_size: match self.block_size.unwrap_or(16) {
                 size @ 1..=1024 => size,
@@ -302,17 +325,49 @@ impl RawConfig {
             },
             prefix_caching: self.enable_prefix_caching.unwrap_or(true),
             log: self.log.unwrap_or(LogFormat::Pretty),
-            log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
+            log_level: log_level(self.log_level)?,
         })
     }
 }
 
-fn at_least_one(key: &str, value: usize) -> Result<usize, ConfigError> {
-    if value == 0 { Err(ConfigError(format!("{key} must be at least 1"))) } else { Ok(value) }
+fn bounded(key: &str, value: usize, high: usize) -> Result<usize, ConfigError> {
+    if value == 0 { Err(ConfigError(format!("{key} must be at least 1"))) } else { at_most(key, value, high) }
 }
 
-fn seconds(value: u64) -> Option<Duration> {
-    (value > 0).then(|| Duration::from_secs(value))
+fn at_most(key: &str, value: usize, high: usize) -> Result<usize, ConfigError> {
+    if value > high { Err(ConfigError(format!("{key} is {value}, at most {high} are possible"))) } else { Ok(value) }
+}
+
+/// `None` for 0. A year is as good as for ever, and later sums cannot overflow.
+fn seconds(key: &str, value: u64) -> Result<Option<Duration>, ConfigError> {
+    let value = at_most(key, usize::try_from(value).unwrap_or(usize::MAX), 365 * 24 * 3600)? as u64;
+    Ok((value > 0).then(|| Duration::from_secs(value)))
+}
+
+fn some_seconds(key: &str, value: u64) -> Result<Duration, ConfigError> {
+    seconds(key, value)?.ok_or_else(|| ConfigError(format!("{key} must be at least 1")))
+}
+
+fn origins(origins: Option<Vec<String>>) -> Result<Vec<String>, ConfigError> {
+    let origins = origins.unwrap_or_else(|| vec!["*".to_owned()]);
+    let is_valid = |origin: &String| {
+        let host = origin.strip_prefix("https://").or(origin.strip_prefix("http://"));
+        origin == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains(['/', ' ']) && host.is_ascii())
+    };
+    match origins.iter().find(|origin| !is_valid(origin)) {
+        Some(origin) => Err(ConfigError(format!(
+            "cors_allow_origin is {origin:?}, expected * or an origin such as https://example.com"
+        ))),
+        None => Ok(origins),
+    }
+}
+
+fn log_level(level: Option<String>) -> Result<String, ConfigError> {
+    let level = level.unwrap_or_else(|| "info".to_owned());
+    match EnvFilter::builder().parse(&level) {
+        Ok(_) => Ok(level),
+        Err(error) => Err(ConfigError(format!("log_level is {level:?}: {error}"))),
+    }
 }
 
 fn read_keys(path: &Path) -> Result<Vec<String>, ConfigError> {
@@ -394,6 +449,10 @@ mod tests {
         check("kv_cache_memory = \"lots\"", "kv_cache_memory is \"lots\"");
         check("api_key_file = \"/nowhere\"", "/nowhere");
         check("device = \"cuda:0\"", "cpu only");
+        check("log_level = \"a=b=c\"", "log_level");
+        check("cors_allow_origin = [\"example.com\"]", "cors_allow_origin");
+        check("request_timeout_seconds = 9000000000000000000", "request_timeout_seconds");
+        check("max_queued_requests = 4000000000000000000", "max_queued_requests");
     }
 
     #[test]

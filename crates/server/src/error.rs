@@ -121,6 +121,11 @@ impl ApiError {
             .retry_after(1000)
     }
 
+    /// 400: more choices than the server ever runs and queues.
+    pub fn too_many_choices(limit: usize) -> Self {
+        Self::invalid("n", format!("this server takes at most {limit} choices at once"))
+    }
+
     /// 500: our fault. The cause goes to the log, not to the client.
     pub fn internal(cause: &str) -> Self {
         tracing::error!(cause, "a request failed");
@@ -143,7 +148,7 @@ impl From<FieldError> for ApiError {
     fn from(error: FieldError) -> Self {
         match error.param {
             Some(param) => Self::invalid(param, error.message),
-            None => Self::bad_request(format!("The request body is not what this endpoint takes: {}", error.message)),
+            None => Self::bad_request(error.message),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Reading a JSON body with exact errors.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
@@ -8,11 +10,16 @@ use moesaic_protocol::FromJson;
 use crate::error::ApiError;
 use crate::state::AppState;
 
+/// A client that takes longer to send its request has gone or means no good.
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
+/// Bodies up to this size are read where they arrive.
+const SMALL_BODY: usize = 32 << 10;
+
 /// A request body of type `T`.
 #[derive(Debug)]
 pub struct ApiJson<T>(pub T);
 
-impl<T: FromJson> FromRequest<AppState> for ApiJson<T> {
+impl<T: FromJson + Send + 'static> FromRequest<AppState> for ApiJson<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
@@ -21,16 +28,20 @@ impl<T: FromJson> FromRequest<AppState> for ApiJson<T> {
             return Err(ApiError::unsupported_media_type());
         }
         let max_bytes = state.config.limits.max_body_bytes;
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+        let body = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
+        let body = body.map_err(|_| ApiError::timed_out(BODY_TIMEOUT.as_secs()))?.map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 ApiError::too_large(max_bytes)
             } else {
                 ApiError::bad_request("The request body could not be read.")
             }
         })?;
-        let value = serde_json::from_slice(&body)
-            .map_err(|error| ApiError::bad_request(format!("The request body is not valid JSON: {error}")))?;
-        Ok(Self(T::from_json(&value)?))
+        if body.len() <= SMALL_BODY {
+            return Ok(Self(T::from_json(&body)?));
+        }
+        // A large body takes a while and memory: off the async threads, a few at a time.
+        let request = state.heavy(move || T::from_json(&body)).await??;
+        Ok(Self(request))
     }
 }
 

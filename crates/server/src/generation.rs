@@ -64,6 +64,7 @@ pub struct Generation {
     eos_token_ids: Vec<u32>,
     usage: Usage,
     n: usize,
+    drops_output: bool,
     deadline: Option<TokioInstant>,
     first_token_deadline: Option<TokioInstant>,
     state: AppState,
@@ -90,6 +91,12 @@ impl Generation {
                 (0..sampling.n).map(move |choice| {
                     let mut params = sampling.params.clone();
                     (params.choice, params.max_tokens) = (choice, *max_tokens);
+                    if !sampling.is_seeded {
+                        params.seed = params.seed.wrapping_add(prompt as u64);
+                    }
+                    if choice > 0 && !sampling.needs_prompt_logprobs_per_choice {
+                        params.prompt_logprobs = None;
+                    }
                     EngineChoice { prompt, sampling: params }
                 })
             })
@@ -112,6 +119,7 @@ impl Generation {
             eos_token_ids: serving.eos_token_ids.clone(),
             usage: Usage { prompt_tokens: num_prompt_tokens as u32, ..Usage::default() },
             n: sampling.n as usize,
+            drops_output: sampling.drops_output,
             deadline: after(limits.request_timeout),
             first_token_deadline: after(limits.queue_timeout),
             state: Arc::clone(state),
@@ -192,6 +200,10 @@ impl Generation {
             (None, Some(_)) => Some(ChoiceEnd { reason: FinishReason::Length, stop_reason: None }),
             (None, None) => None,
         };
+        if self.drops_output {
+            (delta.text, delta.tokens) = (String::new(), Vec::new());
+            delta.end = delta.end.map(|_| ChoiceEnd { reason: FinishReason::Length, stop_reason: None });
+        }
         self.timer.tokens(choice, delta.tokens.len(), output.first_scheduled);
         if delta.end.as_ref().is_some_and(|end| end.reason == FinishReason::Length) {
             self.timer.finish("length");
@@ -221,17 +233,29 @@ fn cache_salt(client: ClientKey, salt: Option<&str>) -> u64 {
     u64::from_le_bytes(digest[..8].try_into().expect("eight bytes"))
 }
 
+/// Reserves places for a request's choices.
+///
+/// # Errors
+/// 429 when there are none now, 400 when there never are so many.
+pub fn admit(serving: &Serving, num_choices: usize) -> Result<Admission, ApiError> {
+    let num_places = serving.engine.num_places();
+    if num_choices > num_places {
+        return Err(ApiError::too_many_choices(num_places));
+    }
+    Ok(serving.engine.admit(num_choices)?)
+}
+
 /// Tokenises off the async threads.
 ///
 /// # Errors
 /// When there is no tokenizer or it refuses the text.
 pub async fn tokenise<T: Send + 'static>(
+    state: &AppState,
     serving: &Serving,
     work: impl FnOnce(&Tokenizer) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let tokenizer = serving.tokenizer.clone().ok_or_else(|| {
         ApiError::bad_request("This model has no tokenizer: use /v1/completions with token ids as the prompt.")
     })?;
-    let done = tokio::task::spawn_blocking(move || work(&tokenizer)).await;
-    done.map_err(|error| ApiError::internal(&format!("tokenising: {error}")))?
+    state.heavy(move || work(&tokenizer)).await?
 }

@@ -31,7 +31,12 @@ pub async fn run(config: Config) -> Result<()> {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let server = tokio::spawn(serve(listener, Arc::clone(&state), stopped));
     let loading = Arc::clone(&state);
-    let load = tokio::task::spawn_blocking(move || startup::load(&loading));
+    let (sender, load) = tokio::sync::oneshot::channel();
+    // A thread of its own: the runtime would wait for a blocking task even after SIGTERM.
+    std::thread::Builder::new().name("load".to_owned()).spawn(move || {
+        // Nobody listens any more when the server was told to stop while loading.
+        let _ = sender.send(startup::load(&loading));
+    })?;
     let loaded = tokio::select! {
         loaded = load => loaded.context("loading panicked")??,
         signal = stop_signal() => {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use moesaic_chat::{PromptRenderer, Tokenizer};
 use moesaic_engine::{Engine, EngineConfig};
-use moesaic_model::{Architecture, CausalLm, Checkpoint, LoadOptions, Progress};
+use moesaic_model::{Architecture, CausalLm, Checkpoint, KvCacheSpec, LoadOptions, Progress};
 use moesaic_scheduler::SchedulerConfig;
 use moesaic_worker::{ModelRunner, Numerics, Worker, WorkerConfig};
 use serde_json::Value;
@@ -60,9 +60,12 @@ pub fn load(state: &AppState) -> Result<Loaded> {
     if wanted_len > max_positions {
         bail!("max_model_len is {wanted_len}, but the model was made for at most {max_positions} tokens");
     }
-    let model =
-        load_weights(&architecture, &checkpoint, &model_config, LoadOptions { dtype, max_model_len: wanted_len })?;
-    let kv = KvPlan::new(config, &checkpoint, model.as_ref(), dtype, wanted_len)?;
+    if wanted_len < 2 {
+        bail!("config.json: max_position_embeddings is {max_positions}: no room for a prompt and an answer");
+    }
+    let kv = KvPlan::new(config, &checkpoint, &architecture.kv_cache_spec(), dtype, wanted_len)?;
+    let options = LoadOptions { dtype, max_model_len: kv.max_model_len };
+    let model = load_weights(&architecture, &checkpoint, &model_config, options)?;
     let eos_token_ids =
         eos_token_ids(&generation_config, &model_config, tokenizer.as_deref(), architecture.vocab_size());
     let numerics = match config.numerics {
@@ -149,14 +152,7 @@ fn tokenizer(checkpoint: &Checkpoint, vocab_size: usize) -> Result<Option<Arc<To
         return Ok(None);
     };
     let config = checkpoint.read_json("tokenizer_config.json")?;
-    let tokenizer = Tokenizer::from_files(&bytes, config.as_ref())?;
-    if tokenizer.num_ids() > vocab_size {
-        bail!(
-            "tokenizer.json: it has token id {}, but the model's vocabulary ends at {}: they do not belong together",
-            tokenizer.num_ids() - 1,
-            vocab_size - 1
-        );
-    }
+    let tokenizer = Tokenizer::from_files(&bytes, config.as_ref(), vocab_size)?;
     Ok(Some(Arc::new(tokenizer)))
 }
 
@@ -220,11 +216,11 @@ impl KvPlan {
     fn new(
         config: &Config,
         checkpoint: &Checkpoint,
-        model: &dyn CausalLm,
+        spec: &KvCacheSpec,
         dtype: DType,
         wanted_len: usize,
     ) -> Result<Self> {
-        let bytes_per_block = model.kv_cache_spec().bytes_per_token(dtype) * config.block_size;
+        let bytes_per_block = spec.bytes_per_token(dtype) * config.block_size;
         // More than all sequences can use would only be address space.
         let useful_blocks = config.limits.max_num_seqs * wanted_len.div_ceil(config.block_size);
         let budget = match (config.kv_cache_bytes, checkpoint) {
@@ -233,7 +229,9 @@ impl KvPlan {
             (None, Checkpoint::Folder(_)) => memory::available_bytes()
                 .map_or(FALLBACK_KV_BYTES, |available| (available as f64 * AUTO_KV_SHARE) as usize),
         };
-        let num_blocks = (budget / bytes_per_block).min(useful_blocks);
+        // Slots are numbered in 32 bits.
+        let countable_blocks = u32::MAX as usize / config.block_size;
+        let num_blocks = (budget / bytes_per_block).min(useful_blocks).min(countable_blocks);
         let capacity = num_blocks * config.block_size;
         if capacity >= wanted_len {
             return Ok(Self { num_blocks, max_model_len: wanted_len });

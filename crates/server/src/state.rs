@@ -5,11 +5,15 @@ use std::sync::{Arc, OnceLock};
 
 use moesaic_chat::{PromptRenderer, Tokenizer};
 use moesaic_engine::EngineHandle;
+use tokio::sync::Semaphore;
 
 use crate::auth::ApiKeys;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+
+/// Pieces of heavy work at the same time.
+const NUM_HEAVY: usize = 4;
 
 /// Shared by all requests; cheap to clone.
 pub type AppState = Arc<State>;
@@ -25,6 +29,7 @@ pub struct State {
     pub metrics: Metrics,
     serving: OnceLock<Arc<Serving>>,
     draining: AtomicBool,
+    heavy: Arc<Semaphore>,
 }
 
 /// A loaded model.
@@ -82,6 +87,7 @@ impl State {
             config,
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
+            heavy: Arc::new(Semaphore::new(NUM_HEAVY)),
         }
     }
 
@@ -104,6 +110,22 @@ impl State {
             return Err(ApiError::draining());
         }
         self.serving.get().ok_or_else(ApiError::loading)
+    }
+
+    /// Runs work that takes long or much memory (reading large bodies, rendering, tokenising) off
+    /// the async threads, a few at a time: what waits for its turn is only the request's bytes.
+    ///
+    /// # Errors
+    /// When the work panicked.
+    pub async fn heavy<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+        let turn = Arc::clone(&self.heavy).acquire_owned().await.expect("never closed");
+        // The turn lasts as long as the work, even when the client is gone before it is done.
+        let task = move || {
+            let done = work();
+            drop(turn);
+            done
+        };
+        tokio::task::spawn_blocking(task).await.map_err(|error| ApiError::internal(&format!("heavy work: {error}")))
     }
 
     /// Takes no further requests.

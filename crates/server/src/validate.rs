@@ -1,6 +1,6 @@
 //! From request fields to typed settings. Nothing unvalidated reaches the engine.
 
-use moesaic_chat::DecodeOptions;
+use moesaic_chat::{DecodeOptions, Tokenizer};
 use moesaic_protocol::{SamplingFields, StopSequences};
 use moesaic_scheduler::SamplingParams;
 use serde_json::Value;
@@ -25,6 +25,14 @@ pub struct ValidSampling {
     pub params: SamplingParams,
     /// Choices per prompt.
     pub n: u32,
+    /// Whether the request gave the seed; otherwise equal prompts get different ones.
+    pub is_seeded: bool,
+    /// An echoed prompt has log-probabilities in every choice; else the first one's serve all.
+    pub needs_prompt_logprobs_per_choice: bool,
+    /// Report the prompt's log-probabilities.
+    pub wants_prompt_logprobs: bool,
+    /// The request wants no tokens, only its prompt back (`max_tokens: 0` with `echo`).
+    pub drops_output: bool,
     /// How tokens become text.
     pub decode: DecodeOptions,
     /// Lower runs first.
@@ -48,8 +56,11 @@ pub struct ValidSampling {
 /// `truncate_prompt_tokens`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Truncate {
-    /// As many as leave room for the answer.
-    ToFit,
+    /// As many as leave room for the answer that was asked for, or for one token.
+    ToFit {
+        /// Tokens of the answer.
+        reserved: usize,
+    },
     /// The last this many.
     Last(usize),
 }
@@ -90,6 +101,10 @@ pub fn sampling(
     if min_tokens > max_tokens {
         return Err(ApiError::invalid("min_tokens", format!("must not exceed the {max_tokens} tokens of the answer")));
     }
+    let stop_token_ids = stop_token_ids(fields, serving.vocab_size)?;
+    if min_tokens > 0 && stop_token_ids.len() + serving.eos_token_ids.len() >= serving.vocab_size {
+        return Err(ApiError::invalid("stop_token_ids", "leaves no token for an answer of min_tokens"));
+    }
     let stream = fields.stream.unwrap_or(false);
     if fields.stream_options.is_some() && !stream {
         return Err(ApiError::invalid("stream_options", "is only allowed with stream: true"));
@@ -103,10 +118,11 @@ pub fn sampling(
         top_k: top_k(fields.top_k, defaults.top_k)?,
         top_p: above_zero("top_p", fields.top_p, defaults.top_p, 1.0)?,
         min_p: within("min_p", fields.min_p, 0.0, 0.0, 1.0)?,
-        repetition_penalty: above_zero(
+        repetition_penalty: within(
             "repetition_penalty",
             fields.repetition_penalty,
             defaults.repetition_penalty,
+            0.01,
             2.0,
         )?,
         presence_penalty: within("presence_penalty", fields.presence_penalty, 0.0, -2.0, 2.0)?,
@@ -116,7 +132,7 @@ pub fn sampling(
         choice: 0,
         min_tokens,
         max_tokens,
-        stop_token_ids: stop_token_ids(fields, serving.vocab_size)?,
+        stop_token_ids,
         ignore_eos: fields.ignore_eos.unwrap_or(false),
         logprobs: endpoint.logprobs,
         prompt_logprobs: at_most("prompt_logprobs", fields.prompt_logprobs, MAX_LOGPROBS)?,
@@ -130,11 +146,15 @@ pub fn sampling(
         },
         params,
         n,
-        priority: fields.priority.unwrap_or(0),
+        is_seeded: fields.seed.is_some(),
+        wants_prompt_logprobs: fields.prompt_logprobs.is_some(),
+        drops_output: false,
+        needs_prompt_logprobs_per_choice: false,
+        priority: priority(fields.priority, limits)?,
         cache_salt: cache_salt(fields.cache_salt.as_deref())?,
         request_id: valid_request_id(fields.request_id.as_deref())?,
         return_token_ids: fields.return_token_ids.unwrap_or(false),
-        truncate: truncate(fields.truncate_prompt_tokens, serving.max_model_len)?,
+        truncate: truncate(fields.truncate_prompt_tokens, endpoint.max_tokens, serving.max_model_len)?,
         stream,
         include_usage: stream_options.include_usage.unwrap_or(false),
         continuous_usage: stream_options.continuous_usage_stats.unwrap_or(false),
@@ -155,7 +175,7 @@ pub fn fit_prompt(
     let keep = match sampling.truncate {
         None => prompt.len(),
         Some(Truncate::Last(count)) => count,
-        Some(Truncate::ToFit) => max_model_len - (sampling.params.max_tokens as usize).clamp(1, max_model_len - 1),
+        Some(Truncate::ToFit { reserved }) => max_model_len - reserved.clamp(1, max_model_len - 1),
     };
     prompt.drain(..prompt.len().saturating_sub(keep));
     if prompt.is_empty() {
@@ -165,6 +185,22 @@ pub fn fit_prompt(
         return Err(ApiError::context_length(param, prompt.len(), max_model_len));
     }
     Ok(sampling.params.max_tokens.min((max_model_len - prompt.len()) as u32))
+}
+
+/// Refuses a text that cannot fit whatever its tokens are, before the work of tokenising it.
+///
+/// # Errors
+/// When even the longest tokens would be too many.
+pub fn check_text_length(
+    param: &str,
+    num_bytes: usize,
+    tokenizer: &Tokenizer,
+    max_tokens: Option<usize>,
+) -> Result<(), ApiError> {
+    match (tokenizer.least_tokens(num_bytes), max_tokens) {
+        (least, Some(max_tokens)) if least > max_tokens => Err(ApiError::context_length(param, least, max_tokens)),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses ids that the model has no embedding for.
@@ -300,15 +336,24 @@ fn valid_request_id(id: Option<&str>) -> Result<Option<String>, ApiError> {
     }
 }
 
-fn truncate(value: Option<i64>, max_model_len: usize) -> Result<Option<Truncate>, ApiError> {
+fn truncate(value: Option<i64>, max_tokens: Option<u32>, max_model_len: usize) -> Result<Option<Truncate>, ApiError> {
     match value {
         None => Ok(None),
-        Some(-1) => Ok(Some(Truncate::ToFit)),
+        Some(-1) => Ok(Some(Truncate::ToFit { reserved: max_tokens.unwrap_or(1) as usize })),
         Some(count @ 1..) if (count as u64) < max_model_len as u64 => Ok(Some(Truncate::Last(count as usize))),
         Some(value) => Err(ApiError::invalid(
             "truncate_prompt_tokens",
             format!("must be -1 or from 1 to {}, got {value}", max_model_len - 1),
         )),
+    }
+}
+
+fn priority(value: Option<i32>, limits: &Limits) -> Result<i32, ApiError> {
+    match value {
+        Some(value) if value != 0 && !limits.priorities => {
+            Err(ApiError::invalid("priority", "is not allowed by this server (scheduling_policy is fcfs)"))
+        }
+        value => Ok(value.unwrap_or(0)),
     }
 }
 

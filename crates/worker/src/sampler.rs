@@ -52,6 +52,10 @@ impl Sampler {
             processor.apply(logits, row);
         }
         let best = argmax(logits).ok_or(SampleError::NothingAllowed)?;
+        // Penalties and biases are bounded at the edge; this holds even if they were not.
+        if !logits[best as usize].is_finite() || logits.iter().any(|logit| logit.is_nan()) {
+            return Err(SampleError::NotFinite);
+        }
         let sampling = row.sampling;
         if sampling.temperature == 0.0 {
             return Ok(best);
@@ -255,6 +259,14 @@ mod tests {
         assert_eq!(constrained(&logits, &greedy(|_| ()), 0, Some(&mask), &counts), Err(SampleError::NothingAllowed));
         mask.allow(2);
         assert_eq!(constrained(&logits, &greedy(|_| ()), 0, Some(&mask), &counts), Ok(2));
+    }
+
+    #[test]
+    fn absurd_settings_are_an_error_not_a_panic() {
+        let mut counts = TokenCounts::default();
+        counts.add(&[0], true);
+        let absurd = settings(|s| s.repetition_penalty = 1e-40);
+        assert_eq!(constrained(&[2.0, 1.0], &absurd, 0, None, &counts), Err(SampleError::NotFinite));
     }
 
     #[test]

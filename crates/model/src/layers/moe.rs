@@ -40,6 +40,8 @@ impl Moe {
         hidden: usize,
         config: &MoeConfig,
     ) -> std::result::Result<Self, ModelError> {
+        // First, because its shape proves the number of experts before names are made for them.
+        let gate = Linear::load_f32(weights, &format!("{name}.gate"), config.num_experts, hidden)?;
         let names = |parts: &[&str]| -> Vec<String> {
             let experts = 0..config.num_experts;
             experts
@@ -53,7 +55,7 @@ impl Moe {
         let shared = (config.num_shared > 0)
             .then(|| Mlp::load(weights, &format!("{name}.shared_experts"), hidden, config.num_shared * config.inner));
         Ok(Self {
-            gate: Linear::load_f32(weights, &format!("{name}.gate"), config.num_experts, hidden)?,
+            gate,
             bias: bias.transpose()?,
             gate_up: gate_up.reshape((config.num_experts, 2 * config.inner, hidden))?,
             down: weights.stacked(&names(&["down"]), &[hidden, config.inner])?,

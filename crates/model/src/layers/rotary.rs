@@ -25,8 +25,9 @@ impl RopeScaling {
     /// Gives theta and the scaling, if any.
     pub fn from_config(config: &Fields) -> std::result::Result<(f64, Option<Self>), ModelError> {
         let parameters = config.object("rope_parameters")?;
-        let theta = match &parameters {
-            Some(parameters) => parameters.number("rope_theta")?,
+        let inner = parameters.as_ref().map(|parameters| parameters.optional_number("rope_theta")).transpose()?;
+        let theta = match inner.flatten() {
+            Some(theta) => theta,
             None => config.number("rope_theta")?,
         };
         if theta <= 1.0 {

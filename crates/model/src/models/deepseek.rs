@@ -60,6 +60,12 @@ impl DeepSeekConfig {
         })
     }
 
+    /// What the model caches per token: latent and shared key of each layer.
+    pub fn kv_cache_spec(&self) -> KvCacheSpec {
+        let width = self.mla.kv_lora_rank + self.mla.rope;
+        KvCacheSpec { groups: vec![KvCacheGroup { num_layers: self.num_layers, width, window: None }] }
+    }
+
     fn is_moe_layer(&self, index: usize) -> bool {
         index >= self.num_dense_layers && index.is_multiple_of(self.moe_layer_freq)
     }
@@ -240,9 +246,7 @@ impl DeepSeek {
 
 impl CausalLm for DeepSeek {
     fn kv_cache_spec(&self) -> KvCacheSpec {
-        let MlaConfig { kv_lora_rank, rope, .. } = self.config.mla;
-        let group = KvCacheGroup { num_layers: self.config.num_layers, width: kv_lora_rank + rope, window: None };
-        KvCacheSpec { groups: vec![group] }
+        self.config.kv_cache_spec()
     }
 
     fn forward(&self, input: &ModelInput, cache: &KvCache) -> Result<Tensor, ModelError> {

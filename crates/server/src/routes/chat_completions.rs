@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::auth::ClientKey;
 use crate::error::ApiError;
 use crate::extract::ApiJson;
-use crate::generation::{Delta, Generation, Submission, tokenise};
+use crate::generation::{Delta, Generation, Submission, admit, tokenise};
 use crate::request_id::RequestId;
 use crate::routes::unix_now;
 use crate::state::{AppState, Serving};
@@ -51,9 +51,9 @@ pub async fn chat_completions(
     let serving = Arc::clone(state.serving()?);
     let model = serving.check_model(request.model.as_deref())?.to_owned();
     let sampling = validate_request(&request, &serving, &state)?;
-    let admission = serving.engine.admit(sampling.n as usize)?;
+    let admission = admit(&serving, sampling.n as usize)?;
     let echo = echoed_text(&request);
-    let (mut prompt, options) = (render(&serving, &request).await?, sampling);
+    let (mut prompt, options) = (render(&state, &serving, &request).await?, sampling);
     let max_tokens = validate::fit_prompt("messages", &mut prompt, &options, serving.max_model_len)?;
     let answer = Answer {
         id: format!("chatcmpl-{}", options.request_id.clone().unwrap_or(id)),
@@ -122,7 +122,7 @@ fn echoed_text(request: &ChatRequest) -> Option<String> {
     }
 }
 
-async fn render(serving: &Arc<Serving>, request: &ChatRequest) -> Result<Vec<u32>, ApiError> {
+async fn render(state: &AppState, serving: &Arc<Serving>, request: &ChatRequest) -> Result<Vec<u32>, ApiError> {
     let continues = request.continue_final_message.unwrap_or(false);
     let options = PromptOptions {
         add_generation_prompt: request.add_generation_prompt.unwrap_or(!continues),
@@ -130,23 +130,29 @@ async fn render(serving: &Arc<Serving>, request: &ChatRequest) -> Result<Vec<u32
         variables: request.chat_template_kwargs.clone().unwrap_or_default(),
         thinking: request.reasoning_effort.as_deref().map(|effort| !matches!(effort, "none" | "minimal")),
     };
-    render_messages(serving, request.messages.clone(), options).await
+    let cuts = request.sampling.truncate_prompt_tokens.is_some();
+    let limit = (!cuts).then_some(serving.max_model_len);
+    render_messages(state, serving, request.messages.clone(), options, limit).await
 }
 
-/// Renders and tokenises a conversation, off the async threads.
+/// Renders and tokenises a conversation, off the async threads; `max_tokens`: more are refused
+/// where the text's length alone shows it.
 ///
 /// # Errors
 /// When the model has no chat template or the template refuses the messages.
 pub async fn render_messages(
+    state: &AppState,
     serving: &Arc<Serving>,
     messages: Vec<ChatMessage>,
     options: PromptOptions,
+    max_tokens: Option<usize>,
 ) -> Result<Vec<u32>, ApiError> {
     let renderer = serving.renderer.clone();
-    tokenise(serving, move |tokenizer: &Tokenizer| {
+    tokenise(state, serving, move |tokenizer: &Tokenizer| {
         let renderer =
             renderer.ok_or_else(|| ApiError::bad_request("This model has no chat template: use /v1/completions."))?;
         let text = renderer.render(&messages, &options)?;
+        validate::check_text_length("messages", text.len(), tokenizer, max_tokens)?;
         tokenizer.encode(&text).map_err(|error| ApiError::invalid("messages", error.to_string()))
     })
     .await
@@ -196,11 +202,9 @@ impl Answer {
                 prompt_rows.extend(delta.prompt_logprobs);
             }
         }
-        let prompt_logprobs = self
-            .sampling
-            .params
-            .prompt_logprobs
-            .map(|_| token_text::prompt_logprobs(self.serving.tokenizer.as_deref(), &prompt_rows));
+        let wanted = self.sampling.wants_prompt_logprobs;
+        let prompt_logprobs =
+            wanted.then(|| token_text::prompt_logprobs(self.serving.tokenizer.as_deref(), &prompt_rows));
         Ok(ChatCompletion {
             id: self.id.clone(),
             object: "chat.completion".to_owned(),

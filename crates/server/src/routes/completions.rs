@@ -10,13 +10,14 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures::Stream;
+use moesaic_chat::Detokenizer;
 use moesaic_protocol::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, ErrorResponse, Prompt};
 use moesaic_scheduler::TokenLogprobs;
 
 use crate::auth::ClientKey;
 use crate::error::ApiError;
 use crate::extract::ApiJson;
-use crate::generation::{Delta, Generation, Submission, tokenise};
+use crate::generation::{Delta, Generation, Submission, admit, tokenise};
 use crate::request_id::RequestId;
 use crate::routes::unix_now;
 use crate::state::{AppState, Serving};
@@ -56,9 +57,9 @@ pub async fn completions(
         let limit = state.config.limits.max_choices;
         return Err(ApiError::invalid("prompt", format!("prompts × n must be from 1 to {limit}, got {num_choices}")));
     }
-    let admission = serving.engine.admit(num_choices)?;
+    let admission = admit(&serving, num_choices)?;
     let echo = request.echo.unwrap_or(false);
-    let prompts = prompts(&serving, request.prompt, &sampling, echo).await?;
+    let prompts = prompts(&state, &serving, request.prompt, &sampling, echo).await?;
     let answer = Answer {
         id: format!("cmpl-{}", sampling.request_id.clone().unwrap_or(id)),
         created: unix_now(),
@@ -94,7 +95,8 @@ fn validate_request(
     let logprobs = validate::num_logprobs("logprobs", request.logprobs)?;
     let endpoint = EndpointFields {
         max_tokens_param: "max_tokens",
-        max_tokens: request.max_tokens,
+        // An echo of the prompt alone still has to be computed, so one token is made and dropped.
+        max_tokens: request.max_tokens.map(|max| if request.echo == Some(true) { max.max(1) } else { max }),
         default_max_tokens: DEFAULT_MAX_TOKENS,
         logprobs,
     };
@@ -104,7 +106,9 @@ fn validate_request(
     }
     if request.echo == Some(true) {
         // An echoed prompt has log-probabilities like the text that follows it.
-        sampling.params.prompt_logprobs = sampling.params.prompt_logprobs.or(logprobs);
+        sampling.params.prompt_logprobs = sampling.params.prompt_logprobs.max(logprobs);
+        sampling.needs_prompt_logprobs_per_choice = logprobs.is_some();
+        sampling.drops_output = request.max_tokens == Some(0);
     }
     Ok(sampling)
 }
@@ -127,16 +131,18 @@ struct ReadyPrompt {
 }
 
 async fn prompts(
+    state: &AppState,
     serving: &Arc<Serving>,
     prompt: Prompt,
     sampling: &ValidSampling,
     echo: bool,
 ) -> Result<Vec<ReadyPrompt>, ApiError> {
+    let limit = sampling.truncate.is_none().then_some(serving.max_model_len);
     let encoded = match prompt {
         Prompt::Tokens(tokens) => vec![(tokens, None)],
         Prompt::TokenLists(lists) => lists.into_iter().map(|tokens| (tokens, None)).collect(),
-        Prompt::Text(text) => encode(serving, vec![text]).await?,
-        Prompt::Texts(texts) => encode(serving, texts).await?,
+        Prompt::Text(text) => encode(state, serving, vec![text], limit).await?,
+        Prompt::Texts(texts) => encode(state, serving, texts, limit).await?,
     };
     let ready = |(mut token_ids, text): (Vec<u32>, Option<String>)| {
         validate::check_token_ids("prompt", &token_ids, serving.vocab_size)?;
@@ -151,9 +157,15 @@ async fn prompts(
     encoded.into_iter().map(ready).collect()
 }
 
-async fn encode(serving: &Arc<Serving>, texts: Vec<String>) -> Result<Vec<(Vec<u32>, Option<String>)>, ApiError> {
-    tokenise(serving, move |tokenizer| {
+async fn encode(
+    state: &AppState,
+    serving: &Arc<Serving>,
+    texts: Vec<String>,
+    max_tokens: Option<usize>,
+) -> Result<Vec<(Vec<u32>, Option<String>)>, ApiError> {
+    tokenise(state, serving, move |tokenizer| {
         let encode = |text: String| {
+            validate::check_text_length("prompt", text.len(), tokenizer, max_tokens)?;
             let ids = tokenizer.encode_prompt(&text, None);
             ids.map(|ids| (ids, Some(text))).map_err(|error| ApiError::invalid("prompt", error.to_string()))
         };
@@ -178,8 +190,10 @@ struct Answer {
 /// What must be known of a choice from one delta to the next.
 #[derive(Debug, Default)]
 struct Progress {
-    /// Characters reported, for the offsets of tokens.
+    /// Characters of the text so far, for the offsets of tokens.
     num_characters: u32,
+    /// Joins torn characters, as the text itself does.
+    detokenizer: Detokenizer,
     prompt_rows: Vec<TokenLogprobs>,
     begun: bool,
 }
@@ -217,9 +231,6 @@ impl Answer {
                 }
             }
         }
-        let wants_prompt_rows = self.sampling.params.prompt_logprobs.is_some() && !self.sampling.stream;
-        let prompt_rows = wants_prompt_rows
-            .then(|| token_text::prompt_logprobs(self.serving.tokenizer.as_deref(), &progress.prompt_rows));
         Some(CompletionChoice {
             index: delta.choice as u32,
             text: format!("{echo}{}", delta.text),
@@ -228,7 +239,7 @@ impl Answer {
             stop_reason: end.and_then(|end| end.stop_reason),
             token_ids: self.sampling.return_token_ids.then(|| delta.tokens.iter().map(|token| token.id).collect()),
             prompt_token_ids: (self.sampling.return_token_ids && opens).then(|| self.prompt_token_ids[prompt].clone()),
-            prompt_logprobs: prompt_rows,
+            prompt_logprobs: None,
         })
     }
 
@@ -236,8 +247,7 @@ impl Answer {
         let rows = std::mem::take(&mut progress.prompt_rows);
         let first = self.prompt_token_ids[prompt][0];
         let text = token_text::unambiguous(self.serving.tokenizer.as_deref(), first);
-        logprobs.text_offset.push(progress.num_characters);
-        progress.num_characters += text.chars().count() as u32;
+        logprobs.text_offset.push(self.offset(first, progress));
         logprobs.tokens.push(text);
         logprobs.token_logprobs.push(None);
         logprobs.top_logprobs.push(None);
@@ -251,17 +261,27 @@ impl Answer {
         let tokenizer = self.serving.tokenizer.as_deref();
         let text = token_text::unambiguous(tokenizer, row.token.id);
         let mut top: BTreeMap<String, f32> = BTreeMap::new();
-        for entry in &row.top {
+        for entry in row.top.iter().take(self.num_alternatives.unwrap_or(0) as usize) {
             top.insert(token_text::unambiguous(tokenizer, entry.id), entry.logprob);
         }
-        if !row.top.is_empty() {
+        if !top.is_empty() {
             top.insert(text.clone(), row.token.logprob);
         }
-        logprobs.text_offset.push(progress.num_characters);
-        progress.num_characters += text.chars().count() as u32;
+        logprobs.text_offset.push(self.offset(row.token.id, progress));
         logprobs.tokens.push(text);
         logprobs.token_logprobs.push(Some(row.token.logprob));
         logprobs.top_logprobs.push(Some(top));
+    }
+
+    /// Where a token's text starts, in characters; moves on by its text.
+    fn offset(&self, id: u32, progress: &mut Progress) -> u32 {
+        let start = progress.num_characters;
+        if let Some(tokenizer) = self.serving.tokenizer.as_deref().filter(|tokenizer| !tokenizer.is_special(id)) {
+            let mut text = String::new();
+            progress.detokenizer.push(tokenizer.token_bytes(id), &mut text);
+            progress.num_characters += text.chars().count() as u32;
+        }
+        start
     }
 
     fn completion(&self, choices: Vec<CompletionChoice>) -> Completion {
@@ -288,7 +308,15 @@ impl Answer {
                 Some(choice) => append(choice, piece),
             }
         }
-        let choices = choices.into_iter().map(|choice| choice.expect("every choice ends with a piece")).collect();
+        let mut choices: Vec<CompletionChoice> =
+            choices.into_iter().map(|choice| choice.expect("every choice ends with a piece")).collect();
+        if self.sampling.wants_prompt_logprobs {
+            for (index, choice) in choices.iter_mut().enumerate() {
+                let first_of_prompt = &progress[self.prompt_of(index) * self.sampling.n as usize];
+                let tokenizer = self.serving.tokenizer.as_deref();
+                choice.prompt_logprobs = Some(token_text::prompt_logprobs(tokenizer, &first_of_prompt.prompt_rows));
+            }
+        }
         Ok(Completion { usage: Some(generation.usage()), ..self.completion(choices) })
     }
 

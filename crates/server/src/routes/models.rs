@@ -1,7 +1,9 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::http::Uri;
 use moesaic_protocol::{ErrorResponse, Model, ModelList};
 
 use crate::error::ApiError;
@@ -25,10 +27,29 @@ pub async fn list_models(State(state): State<AppState>) -> Result<Json<ModelList
     (status = "4XX", description = "Not served, or not allowed", body = ErrorResponse),
     (status = "5XX", description = "Still loading", body = ErrorResponse),
 ))]
-pub async fn get_model(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
+pub async fn get_model(
+    State(state): State<AppState>,
+    uri: Uri,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Model>, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::unknown_route("GET", uri.path()))?;
+    find(&state, &id)
+}
+
+/// A name with a slash in it, such as `deepseek-ai/DeepSeek-V3`.
+pub async fn get_model_of_owner(
+    State(state): State<AppState>,
+    uri: Uri,
+    id: Result<Path<(String, String)>, PathRejection>,
+) -> Result<Json<Model>, ApiError> {
+    let Path((owner, name)) = id.map_err(|_| ApiError::unknown_route("GET", uri.path()))?;
+    find(&state, &format!("{owner}/{name}"))
+}
+
+fn find(state: &AppState, id: &str) -> Result<Json<Model>, ApiError> {
     let serving = state.serving()?;
-    serving.check_model(Some(&id))?;
-    Ok(Json(model(serving, &id)))
+    serving.check_model(Some(id))?;
+    Ok(Json(model(serving, id)))
 }
 
 fn model(serving: &Serving, name: &str) -> Model {

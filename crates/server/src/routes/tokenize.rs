@@ -29,7 +29,7 @@ pub async fn tokenize(
     let tokens = match (request.prompt, request.messages) {
         (Some(prompt), None) => {
             let add_special_tokens = request.add_special_tokens;
-            tokenise(&serving, move |tokenizer| {
+            tokenise(&state, &serving, move |tokenizer| {
                 let ids = tokenizer.encode_prompt(&prompt, add_special_tokens);
                 ids.map_err(|error| ApiError::invalid("prompt", error.to_string()))
             })
@@ -43,7 +43,7 @@ pub async fn tokenize(
                 variables: request.chat_template_kwargs.unwrap_or_default(),
                 thinking: None,
             };
-            render_messages(&serving, messages, options).await?
+            render_messages(&state, &serving, messages, options, None).await?
         }
         _ => return Err(ApiError::invalid("prompt", "give either a prompt or at least one message")),
     };
@@ -72,6 +72,6 @@ pub async fn detokenize(
     let serving = Arc::clone(state.serving()?);
     serving.check_model(request.model.as_deref())?;
     validate::check_token_ids("tokens", &request.tokens, serving.vocab_size)?;
-    let prompt = tokenise(&serving, move |tokenizer| Ok(tokenizer.decode(&request.tokens, false))).await?;
+    let prompt = tokenise(&state, &serving, move |tokenizer| Ok(tokenizer.decode(&request.tokens, false))).await?;
     Ok(Json(DetokenizeResponse { prompt }))
 }
