@@ -25,6 +25,15 @@ async fn up_in_a_second_and_small() {
     assert!(kilobytes < 200_000, "{kilobytes} kB are resident");
 }
 
+/// Open to the network without a key: allowed, but said.
+#[test]
+fn an_open_server_says_so() {
+    let open = Server::start(&["--host", "0.0.0.0"]);
+    assert!(open.log.iter().any(|line| line.contains("WARN") && line.contains("without an API key")), "{:?}", open.log);
+    assert!(open.url.starts_with("http://127.0.0.1:"), "{}", open.url);
+    assert!(Server::start(&["--host", "0.0.0.0", "--api-key", "k"]).log.is_empty());
+}
+
 /// SIGTERM: not ready any more, the stream in flight ends as if nothing had happened, exit code 0.
 #[tokio::test]
 async fn requests_in_flight_finish_before_the_end() {

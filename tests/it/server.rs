@@ -26,6 +26,8 @@ pub struct Server {
     child: Child,
     pub url: String,
     pub ready_line: String,
+    /// What was logged before.
+    pub log: Vec<String>,
     http: reqwest::Client,
 }
 
@@ -51,7 +53,7 @@ impl Server {
             log.push(line);
         };
         let url = ready_line.split(" at ").nth(1).unwrap().split(" | ").next().unwrap().to_owned();
-        Self { child, url, ready_line, http: reqwest::Client::new() }
+        Self { child, url, ready_line, log, http: reqwest::Client::new() }
     }
 
     pub fn pid(&self) -> u32 {
@@ -149,6 +151,16 @@ pub async fn read_some(response: Response, num_bytes: usize) -> usize {
             Some(part) => seen += part.unwrap().len(),
             None => break,
         }
+    }
+    seen
+}
+
+/// Reads a stream until it has brought this text, and gives the rest up.
+pub async fn read_until(response: Response, wanted: &str) -> String {
+    let (mut stream, mut seen) = (response.bytes_stream(), String::new());
+    while !seen.contains(wanted) {
+        let part = tokio::time::timeout(PATIENCE, stream.next()).await.unwrap();
+        seen.push_str(std::str::from_utf8(&part.expect("the stream goes on").unwrap()).unwrap());
     }
     seen
 }

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::fixtures::shared;
-use crate::server::{Server, chat, read_some, synth};
+use crate::server::{Server, chat, read_some, read_until, synth};
 use crate::support::golden_dir;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -223,6 +223,31 @@ async fn prompts_are_cut_where_asked() {
     let whole = prompt_tokens(server.ask(CHAT, chat("hello you")).await);
     let request = json!({"messages": [{"role": "user", "content": "hello you"}], "truncate_prompt_tokens": -1, "max_tokens": null, "stop": " "});
     assert_eq!(prompt_tokens(server.ask(CHAT, request).await), whole, "what fits is not cut");
+}
+
+/// A stream that waits for its turn is not silent.
+#[tokio::test]
+async fn silent_streams_are_kept_alive() {
+    let server = Server::start(&["--max-num-seqs", "1", "--keep-alive-seconds", "1"]);
+    let long = with(chat("a story"), json!({"max_tokens": 8000, "stream": true}));
+    let running = server.post(CHAT, &with(long.clone(), json!({"n": 8}))).send().await.unwrap();
+    let waiting = server.post(CHAT, &long).send().await.unwrap();
+    let seen = read_until(waiting, ": keep-alive").await;
+    assert!(seen.starts_with("data: ") && seen.contains("\n: keep-alive\n"), "{seen}");
+    drop(running);
+}
+
+#[tokio::test]
+async fn request_ids() {
+    let server = Server::start(&[]);
+    for (given, kept) in [(Some("my-id.1"), true), (Some("no spaces"), false), (None, false)] {
+        let request = server.post(CHAT, &chat("hi"));
+        let request = given.map_or(request.try_clone().unwrap(), |id| request.header("x-request-id", id));
+        let response = request.send().await.unwrap();
+        let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+        assert_eq!(given == Some(id.as_str()), kept, "{given:?} {id}");
+        assert_eq!(response.json::<Value>().await.unwrap()["id"], format!("chatcmpl-{id}"));
+    }
 }
 
 /// A client that goes away before its whole answer is there.
