@@ -7,6 +7,7 @@ pub mod app;
 mod auth;
 pub mod config;
 mod error;
+mod event_stream;
 mod extract;
 mod fingerprint;
 mod generation;

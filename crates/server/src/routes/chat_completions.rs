@@ -1,7 +1,5 @@
 //! `POST /v1/chat/completions`
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,16 +7,15 @@ use axum::extract::State;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use futures::Stream;
 use moesaic_chat::{PromptOptions, Tokenizer};
 use moesaic_protocol::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatMessage, ChatRequest,
-    ChatResponseMessage, Content, ErrorResponse, Role,
+    ChatResponseMessage, Content, ErrorResponse, Role, Usage,
 };
-use serde_json::Value;
 
 use crate::auth::ClientKey;
 use crate::error::ApiError;
+use crate::event_stream::{self, StreamedAnswer};
 use crate::extract::ApiJson;
 use crate::generation::{Delta, Generation, Submission, admit, tokenise};
 use crate::request_id::RequestId;
@@ -67,8 +64,7 @@ pub async fn chat_completions(
     let submission = Submission { prompts: vec![(prompt, max_tokens)], sampling: &answer.sampling, client, arrived };
     let generation = Generation::submit(&state, &serving, admission, submission)?;
     if answer.sampling.stream {
-        let keep_alive = state.config.limits.keep_alive;
-        return Ok(sse::response(answer.events(generation), keep_alive));
+        return Ok(event_stream::respond(answer, generation, &state));
     }
     Ok(Json(answer.whole(generation).await?).into_response())
 }
@@ -253,23 +249,29 @@ impl Answer {
             prompt_token_ids: None,
         }
     }
+}
 
-    /// The first chunks: who speaks, for each choice.
-    fn opening(&self) -> Vec<ChatChunk> {
-        (0..self.sampling.n as usize)
-            .map(|index| {
-                let content = Some(self.echo.clone().unwrap_or_default());
-                let mut chunk = self.chunk(index, ChatDelta { role: Some(Role::Assistant), content });
-                if index == 0 {
-                    chunk.prompt_token_ids.clone_from(&self.prompt_token_ids);
-                }
-                chunk
-            })
-            .collect()
+impl StreamedAnswer for Answer {
+    fn sampling(&self) -> &ValidSampling {
+        &self.sampling
     }
 
-    /// The chunks of one delta: what is new, then why it ended.
-    fn chunks(&self, delta: Delta) -> Vec<ChatChunk> {
+    /// Who speaks, for each choice.
+    fn opening(&self, usage: Option<Usage>) -> Vec<Event> {
+        let chunk = |index: usize| {
+            let content = Some(self.echo.clone().unwrap_or_default());
+            let mut chunk = self.chunk(index, ChatDelta { role: Some(Role::Assistant), content });
+            chunk.usage = usage;
+            if index == 0 {
+                chunk.prompt_token_ids.clone_from(&self.prompt_token_ids);
+            }
+            sse::json(&chunk)
+        };
+        (0..self.sampling.n as usize).map(chunk).collect()
+    }
+
+    /// What is new, then why it ended.
+    fn chunks(&mut self, delta: Delta, usage: Option<Usage>) -> Vec<Event> {
         let mut chunks = Vec::new();
         let (logprobs, token_ids) = (self.logprobs(&delta), self.token_ids(&delta));
         let shows_tokens = logprobs.is_some() || token_ids.is_some() || self.serving.tokenizer.is_none();
@@ -280,66 +282,16 @@ impl Answer {
         }
         if let Some(end) = delta.end {
             let mut chunk = self.chunk(delta.choice, ChatDelta::default());
-            chunk.choices[0].finish_reason = Some(end.reason);
-            chunk.choices[0].stop_reason = end.stop_reason.filter(|reason| *reason != Value::Null);
+            (chunk.choices[0].finish_reason, chunk.choices[0].stop_reason) = (Some(end.reason), end.stop_reason);
             chunks.push(chunk);
         }
-        chunks
+        chunks.into_iter().map(|chunk| sse::json(&ChatChunk { usage, ..chunk })).collect()
     }
 
-    fn events(self, generation: Generation) -> impl Stream<Item = Result<Event, Infallible>> {
-        let mut pending: VecDeque<Event> = VecDeque::new();
-        for mut chunk in self.opening() {
-            chunk.usage = self.sampling.continuous_usage.then(|| generation.usage());
-            pending.push_back(sse::json(&chunk));
-        }
-        let stream = EventStream { answer: self, generation: Some(generation), pending };
-        futures::stream::unfold(
-            stream,
-            |mut stream| async move { stream.next().await.map(|event| (Ok(event), stream)) },
-        )
-    }
-}
-
-/// Events of one answer; the generation is gone once the last ones are pending.
-struct EventStream {
-    answer: Answer,
-    generation: Option<Generation>,
-    pending: VecDeque<Event>,
-}
-
-impl EventStream {
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.pending.pop_front() {
-                return Some(event);
-            }
-            let generation = self.generation.as_mut()?;
-            match generation.next().await {
-                Ok(Some(delta)) => {
-                    let usage = self.answer.sampling.continuous_usage.then(|| generation.usage());
-                    for mut chunk in self.answer.chunks(delta) {
-                        chunk.usage = usage;
-                        self.pending.push_back(sse::json(&chunk));
-                    }
-                }
-                Ok(None) => self.close(),
-                Err(error) => {
-                    self.generation = None;
-                    self.pending.extend([sse::json(&error.to_body()), sse::done()]);
-                }
-            }
-        }
-    }
-
-    fn close(&mut self) {
-        let Some(generation) = self.generation.take() else { return };
-        if self.answer.sampling.include_usage {
-            let mut chunk = self.answer.chunk(0, ChatDelta::default());
-            chunk.choices.clear();
-            chunk.usage = Some(generation.usage());
-            self.pending.push_back(sse::json(&chunk));
-        }
-        self.pending.push_back(sse::done());
+    fn usage_chunk(&self, usage: Usage) -> Event {
+        let mut chunk = self.chunk(0, ChatDelta::default());
+        chunk.choices.clear();
+        chunk.usage = Some(usage);
+        sse::json(&chunk)
     }
 }

@@ -1,7 +1,6 @@
 //! `POST /v1/completions`
 
-use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,13 +8,15 @@ use axum::extract::State;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use futures::Stream;
 use moesaic_chat::Detokenizer;
-use moesaic_protocol::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, ErrorResponse, Prompt};
+use moesaic_protocol::{
+    Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, ErrorResponse, Prompt, Usage,
+};
 use moesaic_scheduler::TokenLogprobs;
 
 use crate::auth::ClientKey;
 use crate::error::ApiError;
+use crate::event_stream::{self, StreamedAnswer};
 use crate::extract::ApiJson;
 use crate::generation::{Delta, Generation, Submission, admit, tokenise};
 use crate::request_id::RequestId;
@@ -74,8 +75,8 @@ pub async fn completions(
     let submission = Submission { prompts, sampling: &answer.sampling, client, arrived };
     let generation = Generation::submit(&state, &serving, admission, submission)?;
     if answer.sampling.stream {
-        let keep_alive = state.config.limits.keep_alive;
-        return Ok(sse::response(answer.events(generation), keep_alive));
+        let streamed = Streamed { progress: answer.no_progress(), answer };
+        return Ok(event_stream::respond(streamed, generation, &state));
     }
     Ok(Json(answer.whole(generation).await?).into_response())
 }
@@ -203,6 +204,10 @@ impl Answer {
         self.echoes.len() * self.sampling.n as usize
     }
 
+    fn no_progress(&self) -> Vec<Progress> {
+        (0..self.num_choices()).map(|_| Progress::default()).collect()
+    }
+
     fn prompt_of(&self, choice: usize) -> usize {
         choice / self.sampling.n as usize
     }
@@ -298,7 +303,7 @@ impl Answer {
 
     /// Folds the pieces into one continuation per choice.
     async fn whole(&self, mut generation: Generation) -> Result<Completion, ApiError> {
-        let mut progress: Vec<Progress> = (0..self.num_choices()).map(|_| Progress::default()).collect();
+        let mut progress = self.no_progress();
         let mut choices: Vec<Option<CompletionChoice>> = (0..self.num_choices()).map(|_| None).collect();
         while let Some(delta) = generation.next().await? {
             let index = delta.choice;
@@ -319,14 +324,32 @@ impl Answer {
         }
         Ok(Completion { usage: Some(generation.usage()), ..self.completion(choices) })
     }
+}
 
-    fn events(self, generation: Generation) -> impl Stream<Item = Result<Event, Infallible>> {
-        let progress = (0..self.num_choices()).map(|_| Progress::default()).collect();
-        let stream = EventStream { answer: self, generation: Some(generation), progress, pending: VecDeque::new() };
-        futures::stream::unfold(
-            stream,
-            |mut stream| async move { stream.next().await.map(|event| (Ok(event), stream)) },
-        )
+/// A streamed answer and what must be known of each choice from one delta to the next.
+struct Streamed {
+    answer: Answer,
+    progress: Vec<Progress>,
+}
+
+impl StreamedAnswer for Streamed {
+    fn sampling(&self) -> &ValidSampling {
+        &self.answer.sampling
+    }
+
+    fn opening(&self, _usage: Option<Usage>) -> Vec<Event> {
+        Vec::new()
+    }
+
+    fn chunks(&mut self, delta: Delta, usage: Option<Usage>) -> Vec<Event> {
+        let progress = &mut self.progress[delta.choice];
+        let piece = self.answer.piece(delta, progress);
+        let event = |piece| sse::json(&Completion { usage, ..self.answer.completion(vec![piece]) });
+        piece.into_iter().map(event).collect()
+    }
+
+    fn usage_chunk(&self, usage: Usage) -> Event {
+        sse::json(&Completion { usage: Some(usage), ..self.answer.completion(Vec::new()) })
     }
 }
 
@@ -341,48 +364,5 @@ fn append(choice: &mut CompletionChoice, piece: CompletionChoice) {
     }
     if let (Some(all), Some(new)) = (&mut choice.token_ids, piece.token_ids) {
         all.extend(new);
-    }
-}
-
-/// Events of one answer; the generation is gone once the last ones are pending.
-struct EventStream {
-    answer: Answer,
-    generation: Option<Generation>,
-    progress: Vec<Progress>,
-    pending: VecDeque<Event>,
-}
-
-impl EventStream {
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.pending.pop_front() {
-                return Some(event);
-            }
-            let generation = self.generation.as_mut()?;
-            match generation.next().await {
-                Ok(Some(delta)) => {
-                    let progress = &mut self.progress[delta.choice];
-                    if let Some(piece) = self.answer.piece(delta, progress) {
-                        let usage = self.answer.sampling.continuous_usage.then(|| generation.usage());
-                        let completion = Completion { usage, ..self.answer.completion(vec![piece]) };
-                        self.pending.push_back(sse::json(&completion));
-                    }
-                }
-                Ok(None) => self.close(),
-                Err(error) => {
-                    self.generation = None;
-                    self.pending.extend([sse::json(&error.to_body()), sse::done()]);
-                }
-            }
-        }
-    }
-
-    fn close(&mut self) {
-        let Some(generation) = self.generation.take() else { return };
-        if self.answer.sampling.include_usage {
-            let usage = Some(generation.usage());
-            self.pending.push_back(sse::json(&Completion { usage, ..self.answer.completion(Vec::new()) }));
-        }
-        self.pending.push_back(sse::done());
     }
 }

@@ -1,0 +1,73 @@
+//! A generation as server-sent events: the same order of events for every kind of answer.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
+use axum::response::Response;
+use axum::response::sse::Event;
+use moesaic_protocol::Usage;
+
+use crate::generation::{Delta, Generation};
+use crate::sse;
+use crate::state::AppState;
+use crate::validate::ValidSampling;
+
+/// What differs between endpoints: the shape of their chunks.
+pub trait StreamedAnswer: Send + 'static {
+    /// Settings of the request.
+    fn sampling(&self) -> &ValidSampling;
+    /// Events before the first delta.
+    fn opening(&self, usage: Option<Usage>) -> Vec<Event>;
+    /// Events of one delta; `usage` where every chunk is to carry the counts.
+    fn chunks(&mut self, delta: Delta, usage: Option<Usage>) -> Vec<Event>;
+    /// The event with the final counts.
+    fn usage_chunk(&self, usage: Usage) -> Event;
+}
+
+/// Streams an answer: opening, chunks, counts if asked for, `[DONE]`. A failure becomes an error
+/// event in the place of what did not come.
+pub fn respond(answer: impl StreamedAnswer, generation: Generation, state: &AppState) -> Response {
+    let usage = answer.sampling().continuous_usage.then(|| generation.usage());
+    let pending = answer.opening(usage).into();
+    let stream = EventStream { answer, generation: Some(generation), pending };
+    let events = futures::stream::unfold(stream, |mut stream| async move {
+        stream.next().await.map(|event| (Ok::<_, Infallible>(event), stream))
+    });
+    sse::response(events, state.config.limits.keep_alive)
+}
+
+/// The generation is gone once the last events are pending.
+struct EventStream<A> {
+    answer: A,
+    generation: Option<Generation>,
+    pending: VecDeque<Event>,
+}
+
+impl<A: StreamedAnswer> EventStream<A> {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Some(event);
+            }
+            let generation = self.generation.as_mut()?;
+            match generation.next().await {
+                Ok(Some(delta)) => {
+                    let usage = self.answer.sampling().continuous_usage.then(|| generation.usage());
+                    self.pending.extend(self.answer.chunks(delta, usage));
+                }
+                Ok(None) => {
+                    let usage = generation.usage();
+                    self.generation = None;
+                    if self.answer.sampling().include_usage {
+                        self.pending.push_back(self.answer.usage_chunk(usage));
+                    }
+                    self.pending.push_back(sse::done());
+                }
+                Err(error) => {
+                    self.generation = None;
+                    self.pending.extend([sse::json(&error.to_body()), sse::done()]);
+                }
+            }
+        }
+    }
+}
