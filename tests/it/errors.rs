@@ -104,6 +104,7 @@ fn bad_requests() -> Vec<Case> {
         completion(json!({"logprobs": true}), "logprobs"),
         completion(json!({"best_of": 2}), "best_of"),
         completion(json!({"suffix": "x"}), "suffix"),
+        completion(json!({"prompt": vec![5; 8000], "echo": true, "logprobs": 20, "n": 16}), "prompt"),
         completion(json!({"max_tokens": 0}), "max_tokens"),
         completion(json!({"prompt": ["a", 1]}), "prompt"),
         completion(json!({"prompt": vec![[0]; 5000]}), "prompt"),

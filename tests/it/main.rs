@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod architecture;
+mod bench;
+mod branches;
 mod errors;
 mod fixtures;
 mod golden;

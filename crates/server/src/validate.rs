@@ -15,6 +15,8 @@ const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 1024;
 /// Most entries of `logit_bias` and `stop_token_ids`.
 const MAX_ENTRIES: usize = 1024;
+/// Most log-probabilities reported for one prompt: about 100 MB of JSON.
+const MAX_PROMPT_LOGPROBS: usize = 1 << 21;
 /// Most alternatives per token.
 pub const MAX_LOGPROBS: u32 = 20;
 
@@ -183,6 +185,15 @@ pub fn fit_prompt(
     }
     if prompt.len() >= max_model_len {
         return Err(ApiError::context_length(param, prompt.len(), max_model_len));
+    }
+    if let Some(num_top) = sampling.params.prompt_logprobs {
+        let copies = if sampling.needs_prompt_logprobs_per_choice { sampling.n as usize } else { 1 };
+        let entries = prompt.len() * (num_top as usize + 1) * copies;
+        if entries > MAX_PROMPT_LOGPROBS {
+            let message =
+                format!("its log-probabilities would be {entries} values, at most {MAX_PROMPT_LOGPROBS} are reported");
+            return Err(ApiError::invalid(param, message));
+        }
     }
     Ok(sampling.params.max_tokens.min((max_model_len - prompt.len()) as u32))
 }

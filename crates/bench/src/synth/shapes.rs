@@ -41,7 +41,7 @@ impl TensorShape {
 /// Sizes of a DeepSeek-style model.
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
-    is_v2: bool,
+    model_type: &'static str,
     vocab: usize,
     hidden: usize,
     layers: usize,
@@ -71,7 +71,7 @@ pub(super) struct Shape {
 
 /// Source: the models' published config.json.
 const V3: Shape = Shape {
-    is_v2: false,
+    model_type: "deepseek_v3",
     vocab: 129_280,
     hidden: 7168,
     layers: 61,
@@ -137,6 +137,7 @@ const DEMO: Shape = Shape {
 };
 
 const KIMI_K2: Shape = Shape {
+    model_type: "kimi_k2",
     vocab: 163_840,
     heads: 64,
     experts: 384,
@@ -154,7 +155,7 @@ const KIMI_K2: Shape = Shape {
 };
 
 const V2: Shape = Shape {
-    is_v2: true,
+    model_type: "deepseek_v2",
     vocab: 102_400,
     hidden: 5120,
     layers: 60,
@@ -173,7 +174,7 @@ const V2: Shape = Shape {
 };
 
 const V2_LITE: Shape = Shape {
-    is_v2: true,
+    model_type: "deepseek_v2",
     vocab: 102_400,
     hidden: 2048,
     layers: 27,
@@ -216,6 +217,10 @@ impl Shape {
         Ok(shape)
     }
 
+    fn is_v2(&self) -> bool {
+        self.model_type == "deepseek_v2"
+    }
+
     fn preset(preset: Preset) -> Self {
         match preset {
             Preset::TinyV3 => TINY_V3,
@@ -230,14 +235,14 @@ impl Shape {
     /// config.json in the hub's spelling.
     pub fn config(&self) -> Value {
         let (factor, original, beta_fast, mscale) = self.yarn;
-        let method = match (self.is_v2, self.groups) {
+        let method = match (self.is_v2(), self.groups) {
             (false, _) => "noaux_tc",
             (true, 1) => "greedy",
             (true, _) => "group_limited_greedy",
         };
         json!({
-            "architectures": [if self.is_v2 { "DeepseekV2ForCausalLM" } else { "DeepseekV3ForCausalLM" }],
-            "model_type": if self.is_v2 { "deepseek_v2" } else { "deepseek_v3" },
+            "architectures": [if self.is_v2() { "DeepseekV2ForCausalLM" } else { "DeepseekV3ForCausalLM" }],
+            "model_type": self.model_type,
             "vocab_size": self.vocab,
             "hidden_size": self.hidden,
             "intermediate_size": self.inner,
@@ -259,8 +264,8 @@ impl Shape {
             "num_experts_per_tok": self.top_k,
             "moe_layer_freq": 1,
             "first_k_dense_replace": self.dense,
-            "norm_topk_prob": !self.is_v2,
-            "scoring_func": if self.is_v2 { "softmax" } else { "sigmoid" },
+            "norm_topk_prob": !self.is_v2(),
+            "scoring_func": if self.is_v2() { "softmax" } else { "sigmoid" },
             "num_nextn_predict_layers": self.mtp,
             "hidden_act": "silu",
             "max_position_embeddings": self.max_positions,
@@ -333,7 +338,7 @@ impl Shape {
             return;
         }
         list.add(&format!("{mlp}.gate.weight"), &[self.experts, self.hidden], Fill::Weight);
-        if !self.is_v2 {
+        if !self.is_v2() {
             list.add(&format!("{mlp}.gate.e_score_correction_bias"), &[self.experts], Fill::Bias);
         }
         for expert in 0..self.experts {
