@@ -154,6 +154,8 @@ async fn wrong_bodies_routes_and_methods() {
         (raw("application/json", deep), 400, None),
         (raw("application/json", b"{\"messages\": [], \"temperature\": NaN}".to_vec()), 400, None),
         (raw("application/json", b"[]".to_vec()), 400, None),
+        (raw("application/json", b" null".to_vec()), 400, None),
+        (raw("application/json", b"".to_vec()), 400, None),
         (raw("application/json", vec![b' '; 10_001]), 413, Some("request_too_large")),
         (raw("text/plain", b"{}".to_vec()), 415, Some("unsupported_media_type")),
         (server.get("/v1/nothing"), 404, Some("unknown_url")),

@@ -200,6 +200,20 @@ async fn scoring_a_prompt() {
     assert_eq!(texts(&server.stream(COMPLETIONS, body).await, 1)[0], "the sea");
 }
 
+/// Both ways of asking for a prompt's log-probabilities, each with its own number of alternatives.
+#[tokio::test]
+async fn alternatives_are_as_many_as_asked_for() {
+    let server = Server::start(&[]);
+    let body = json!({"prompt": "the sea was calm", "echo": true, "logprobs": 5, "prompt_logprobs": 1, "max_tokens": 2, "n": 2});
+    for choice in server.ask(COMPLETIONS, body).await["choices"].as_array().unwrap() {
+        let rows = choice["prompt_logprobs"].as_array().unwrap();
+        assert!(rows[0].is_null() && rows[1..].iter().all(|row| (1..=2).contains(&row.as_object().unwrap().len())));
+        let top = choice["logprobs"]["top_logprobs"].as_array().unwrap();
+        assert_eq!(top.len(), rows.len() + 2);
+        assert!(top[1..].iter().all(|row| (5..=6).contains(&row.as_object().unwrap().len())));
+    }
+}
+
 /// Without a seed, equal prompts of one request get different answers, with one the same.
 #[tokio::test]
 async fn equal_prompts_of_one_request() {

@@ -27,6 +27,9 @@ pub struct Tokenizer {
     /// Bytes of each token; `None` for ids without a token.
     bytes: Vec<Option<Box<[u8]>>>,
     special: HashSet<u32>,
+    /// Bytes of the longest token; `None` where a normaliser or a token that swallows white space
+    /// around it can make a text shorter than its tokens' bytes.
+    longest_token: Option<usize>,
     bos: Option<String>,
     eos: Option<String>,
     bos_id: Option<u32>,
@@ -62,11 +65,15 @@ impl Tokenizer {
         }
         let special =
             inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        let swallows = inner.get_added_tokens_decoder().values().any(|token| token.lstrip || token.rstrip);
+        let bytes = token_bytes(vocabulary);
+        let longest = bytes.iter().flatten().map(|bytes| bytes.len()).max().filter(|length| *length > 0);
         let token_of = |key: &str| config.and_then(|config| token_text(&config[key]));
         let (bos, eos) = (token_of("bos_token"), token_of("eos_token"));
         let id_of = |token: &Option<String>| token.as_ref().and_then(|token| inner.token_to_id(token));
         Ok(Self {
-            bytes: token_bytes(vocabulary),
+            longest_token: longest.filter(|_| !swallows && is_identity(inner.get_normalizer())),
+            bytes,
             special,
             bos_id: id_of(&bos),
             eos_id: id_of(&eos),
@@ -78,10 +85,9 @@ impl Tokenizer {
         })
     }
 
-    /// No encoding of a text of so many bytes is shorter than this.
+    /// No encoding of a text of so many bytes is shorter than this; 0 where nothing is certain.
     pub fn least_tokens(&self, num_bytes: usize) -> usize {
-        let longest = self.bytes.iter().flatten().map(|bytes| bytes.len()).max().unwrap_or(1);
-        num_bytes.div_ceil(longest.max(1))
+        self.longest_token.map_or(0, |longest| num_bytes.div_ceil(longest))
     }
 
     /// The beginning-of-sequence token's text, for templates.
@@ -145,6 +151,15 @@ impl Tokenizer {
     /// A token's bytes; none for an id without a token.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.bytes.get(id as usize).and_then(Option::as_deref).unwrap_or_default()
+    }
+}
+
+/// Whether texts pass the normaliser unchanged.
+fn is_identity(normalizer: Option<&tokenizers::NormalizerWrapper>) -> bool {
+    match normalizer {
+        None => true,
+        Some(tokenizers::NormalizerWrapper::Sequence(sequence)) => sequence.as_ref().is_empty(),
+        Some(_) => false,
     }
 }
 

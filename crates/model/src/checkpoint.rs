@@ -93,6 +93,30 @@ impl Checkpoint {
             .map_err(|error| ModelError::Config { file: file.to_owned(), message: error.to_string() })
     }
 
+    /// Bytes of all safetensors files: what the weights take as they are stored.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn weight_file_bytes(&self) -> Result<usize, ModelError> {
+        match self {
+            Self::Embedded { files, .. } => {
+                let is_weights = |name: &str| Path::new(name).extension().is_some_and(|e| e == "safetensors");
+                Ok(files.iter().filter(|(name, _)| is_weights(name)).map(|(_, bytes)| bytes.len()).sum())
+            }
+            Self::Folder(folder) => {
+                let io = |source| ModelError::Io { path: folder.clone(), source };
+                let mut total = 0;
+                for entry in std::fs::read_dir(folder).map_err(io)? {
+                    let path = entry.map_err(io)?.path();
+                    if path.extension().is_some_and(|e| e == "safetensors") {
+                        total += std::fs::metadata(&path).map_err(io)?.len() as usize;
+                    }
+                }
+                Ok(total)
+            }
+        }
+    }
+
     /// A digest of what the outputs depend on: the small files whole, of large ones the size and
     /// samples from all over. Cheap enough for every start, and no two checkpoints share it.
     ///

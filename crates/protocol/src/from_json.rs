@@ -53,6 +53,10 @@ impl FromJson for DetokenizeRequest {
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, FieldError> {
+    if body.trim_ascii_start().first().is_some_and(|byte| b"[\"-0123456789tfn".contains(byte)) {
+        let message = "The request body must be a JSON object.".to_owned();
+        return Err(FieldError { param: None, message });
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let result = serde_path_to_error::deserialize(&mut deserializer);
     let not_json = |error: &serde_json::Error| FieldError {
@@ -66,7 +70,8 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, FieldError> {
             let path = error.path().to_string();
             let message = error.into_inner().to_string();
             // A missing field is reported at its parent; its name stands in the message.
-            let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+            let named = message.strip_prefix("missing field `").or(message.strip_prefix("duplicate field `"));
+            let missing = named.and_then(|rest| rest.split('`').next());
             let param = match (path.as_str(), missing) {
                 (".", None) => None,
                 (".", Some(field)) => Some(field.to_owned()),
@@ -194,6 +199,7 @@ mod tests {
         };
         let user = json!([{"role": "user", "content": "hi"}]);
         check(json!([]), None);
+        check(json!(null), None);
         check(json!({}), Some("messages"));
         check(json!({"messages": null}), Some("messages"));
         check(json!({"messages": [{"role": "robot", "content": "hi"}]}), Some("messages[0].role"));

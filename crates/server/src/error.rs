@@ -102,6 +102,12 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, "timeout_error", Some("request_timeout"), message)
     }
 
+    /// 408: the request itself took too long to arrive.
+    pub fn slow_body(seconds: u64) -> Self {
+        let message = format!("The request body did not arrive within {seconds} s.");
+        Self::new(StatusCode::REQUEST_TIMEOUT, "timeout_error", Some("request_timeout"), message)
+    }
+
     /// 503: the request waited longer than the operator allows.
     pub fn queued_too_long(seconds: u64) -> Self {
         let message = format!("The request waited longer than {seconds} s for its turn. Please try again later.");

@@ -8,13 +8,10 @@ use axum::http::{StatusCode, header};
 use moesaic_protocol::FromJson;
 
 use crate::error::ApiError;
-use crate::state::AppState;
+use crate::state::{AppState, SMALL_WORK};
 
 /// A client that takes longer to send its request has gone or means no good.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
-/// Bodies up to this size are read where they arrive.
-const SMALL_BODY: usize = 32 << 10;
-
 /// A request body of type `T`.
 #[derive(Debug)]
 pub struct ApiJson<T>(pub T);
@@ -29,14 +26,14 @@ impl<T: FromJson + Send + 'static> FromRequest<AppState> for ApiJson<T> {
         }
         let max_bytes = state.config.limits.max_body_bytes;
         let body = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
-        let body = body.map_err(|_| ApiError::timed_out(BODY_TIMEOUT.as_secs()))?.map_err(|rejection| {
+        let body = body.map_err(|_| ApiError::slow_body(BODY_TIMEOUT.as_secs()))?.map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 ApiError::too_large(max_bytes)
             } else {
                 ApiError::bad_request("The request body could not be read.")
             }
         })?;
-        if body.len() <= SMALL_BODY {
+        if body.len() <= SMALL_WORK {
             return Ok(Self(T::from_json(&body)?));
         }
         // A large body takes a while and memory: off the async threads, a few at a time.

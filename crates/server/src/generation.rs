@@ -245,17 +245,18 @@ pub fn admit(serving: &Serving, num_choices: usize) -> Result<Admission, ApiErro
     Ok(serving.engine.admit(num_choices)?)
 }
 
-/// Tokenises off the async threads.
+/// Tokenises about so many bytes off the async threads.
 ///
 /// # Errors
 /// When there is no tokenizer or it refuses the text.
 pub async fn tokenise<T: Send + 'static>(
     state: &AppState,
     serving: &Serving,
+    num_bytes: usize,
     work: impl FnOnce(&Tokenizer) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let tokenizer = serving.tokenizer.clone().ok_or_else(|| {
         ApiError::bad_request("This model has no tokenizer: use /v1/completions with token ids as the prompt.")
     })?;
-    state.heavy(move || work(&tokenizer)).await?
+    state.work(num_bytes, move || work(&tokenizer)).await?
 }

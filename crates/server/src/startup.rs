@@ -63,7 +63,10 @@ pub fn load(state: &AppState) -> Result<Loaded> {
     if wanted_len < 2 {
         bail!("config.json: max_position_embeddings is {max_positions}: no room for a prompt and an answer");
     }
-    let kv = KvPlan::new(config, &checkpoint, &architecture.kv_cache_spec(), dtype, wanted_len)?;
+    // Quantised weights are widened to the compute type; f32 takes twice what bf16 files hold.
+    let widens = dtype == DType::F32 || !model_config["quantization_config"].is_null();
+    let weight_bytes = checkpoint.weight_file_bytes()? * if widens { 2 } else { 1 };
+    let kv = KvPlan::new(config, &architecture.kv_cache_spec(), dtype, wanted_len, weight_bytes)?;
     let options = LoadOptions { dtype, max_model_len: kv.max_model_len };
     let model = load_weights(&architecture, &checkpoint, &model_config, options)?;
     let eos_token_ids =
@@ -213,21 +216,16 @@ struct KvPlan {
 }
 
 impl KvPlan {
-    fn new(
-        config: &Config,
-        checkpoint: &Checkpoint,
-        spec: &KvCacheSpec,
-        dtype: DType,
-        wanted_len: usize,
-    ) -> Result<Self> {
+    fn new(config: &Config, spec: &KvCacheSpec, dtype: DType, wanted_len: usize, weight_bytes: usize) -> Result<Self> {
         let bytes_per_block = spec.bytes_per_token(dtype) * config.block_size;
         // More than all sequences can use would only be address space.
         let useful_blocks = config.limits.max_num_seqs * wanted_len.div_ceil(config.block_size);
-        let budget = match (config.kv_cache_bytes, checkpoint) {
+        let budget = match (config.kv_cache_bytes, &config.model) {
             (Some(bytes), _) => bytes,
-            (None, Checkpoint::Embedded { .. }) => EMBEDDED_KV_BYTES,
-            (None, Checkpoint::Folder(_)) => memory::available_bytes()
-                .map_or(FALLBACK_KV_BYTES, |available| (available as f64 * AUTO_KV_SHARE) as usize),
+            (None, None) => EMBEDDED_KV_BYTES,
+            (None, Some(_)) => memory::available_bytes().map_or(FALLBACK_KV_BYTES, |available| {
+                (available.saturating_sub(weight_bytes) as f64 * AUTO_KV_SHARE) as usize
+            }),
         };
         // Slots are numbered in 32 bits.
         let countable_blocks = u32::MAX as usize / config.block_size;

@@ -12,6 +12,8 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 
+/// Bytes up to which work is not heavy.
+pub const SMALL_WORK: usize = 32 << 10;
 /// Pieces of heavy work at the same time.
 const NUM_HEAVY: usize = 4;
 
@@ -126,6 +128,22 @@ impl State {
             done
         };
         tokio::task::spawn_blocking(task).await.map_err(|error| ApiError::internal(&format!("heavy work: {error}")))
+    }
+
+    /// Runs work on so many bytes: small work at once, larger work as [`Self::heavy`], so that a
+    /// few huge requests cannot hold up the many small ones.
+    ///
+    /// # Errors
+    /// When the work panicked.
+    pub async fn work<T: Send + 'static>(
+        &self,
+        num_bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        if num_bytes > SMALL_WORK {
+            return self.heavy(work).await;
+        }
+        tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&format!("work: {error}")))
     }
 
     /// Takes no further requests.

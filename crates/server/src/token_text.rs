@@ -46,7 +46,7 @@ pub fn chat_logprob(tokenizer: Option<&Tokenizer>, logprobs: &TokenLogprobs) -> 
 }
 
 /// `prompt_logprobs` in vLLM's shape: null for the first token, then a map from id to what is known.
-pub fn prompt_logprobs(tokenizer: Option<&Tokenizer>, rows: &[TokenLogprobs]) -> PromptLogprobs {
+pub fn prompt_logprobs(tokenizer: Option<&Tokenizer>, rows: &[TokenLogprobs], num_top: usize) -> PromptLogprobs {
     let entry = |entry: &TokenLogprob, rank: Option<u32>| PromptLogprob {
         logprob: entry.logprob,
         rank,
@@ -54,7 +54,7 @@ pub fn prompt_logprobs(tokenizer: Option<&Tokenizer>, rows: &[TokenLogprobs]) ->
     };
     let row = |row: &TokenLogprobs| {
         let mut map = BTreeMap::from([(row.token.id.to_string(), entry(&row.token, None))]);
-        for (top, rank) in row.top.iter().zip(1..) {
+        for (top, rank) in row.top.iter().take(num_top).zip(1..) {
             map.insert(top.id.to_string(), entry(top, Some(rank)));
         }
         Some(map)

@@ -31,8 +31,8 @@ pub struct ValidSampling {
     pub is_seeded: bool,
     /// An echoed prompt has log-probabilities in every choice; else the first one's serve all.
     pub needs_prompt_logprobs_per_choice: bool,
-    /// Report the prompt's log-probabilities.
-    pub wants_prompt_logprobs: bool,
+    /// Report the prompt's log-probabilities, with this many alternatives.
+    pub wants_prompt_logprobs: Option<u32>,
     /// The request wants no tokens, only its prompt back (`max_tokens: 0` with `echo`).
     pub drops_output: bool,
     /// How tokens become text.
@@ -149,7 +149,7 @@ pub fn sampling(
         params,
         n,
         is_seeded: fields.seed.is_some(),
-        wants_prompt_logprobs: fields.prompt_logprobs.is_some(),
+        wants_prompt_logprobs: fields.prompt_logprobs,
         drops_output: false,
         needs_prompt_logprobs_per_choice: false,
         priority: priority(fields.priority, limits)?,
@@ -186,16 +186,28 @@ pub fn fit_prompt(
     if prompt.len() >= max_model_len {
         return Err(ApiError::context_length(param, prompt.len(), max_model_len));
     }
-    if let Some(num_top) = sampling.params.prompt_logprobs {
-        let copies = if sampling.needs_prompt_logprobs_per_choice { sampling.n as usize } else { 1 };
-        let entries = prompt.len() * (num_top as usize + 1) * copies;
-        if entries > MAX_PROMPT_LOGPROBS {
-            let message =
-                format!("its log-probabilities would be {entries} values, at most {MAX_PROMPT_LOGPROBS} are reported");
-            return Err(ApiError::invalid(param, message));
-        }
-    }
     Ok(sampling.params.max_tokens.min((max_model_len - prompt.len()) as u32))
+}
+
+/// Refuses prompts whose reported log-probabilities would fill memory. `copies`: how often each
+/// prompt's are reported.
+///
+/// # Errors
+/// Names the field of the prompt.
+pub fn check_prompt_logprobs(
+    param: &str,
+    num_prompt_tokens: usize,
+    copies: usize,
+    sampling: &ValidSampling,
+) -> Result<(), ApiError> {
+    let Some(num_top) = sampling.params.prompt_logprobs else { return Ok(()) };
+    let entries = num_prompt_tokens * (num_top as usize + 1) * copies;
+    if entries <= MAX_PROMPT_LOGPROBS {
+        return Ok(());
+    }
+    let message =
+        format!("its log-probabilities would be {entries} values, at most {MAX_PROMPT_LOGPROBS} are reported");
+    Err(ApiError::invalid(param, message))
 }
 
 /// Refuses a text that cannot fit whatever its tokens are, before the work of tokenising it.

@@ -52,6 +52,7 @@ pub async fn chat_completions(
     let echo = echoed_text(&request);
     let (mut prompt, options) = (render(&state, &serving, &request).await?, sampling);
     let max_tokens = validate::fit_prompt("messages", &mut prompt, &options, serving.max_model_len)?;
+    validate::check_prompt_logprobs("messages", prompt.len(), 1, &options)?;
     let answer = Answer {
         id: format!("chatcmpl-{}", options.request_id.clone().unwrap_or(id)),
         created: unix_now(),
@@ -144,7 +145,8 @@ pub async fn render_messages(
     max_tokens: Option<usize>,
 ) -> Result<Vec<u32>, ApiError> {
     let renderer = serving.renderer.clone();
-    tokenise(state, serving, move |tokenizer: &Tokenizer| {
+    let num_bytes = messages.iter().filter_map(|message| message.content.as_ref()).map(Content::num_bytes).sum();
+    tokenise(state, serving, num_bytes, move |tokenizer: &Tokenizer| {
         let renderer =
             renderer.ok_or_else(|| ApiError::bad_request("This model has no chat template: use /v1/completions."))?;
         let text = renderer.render(&messages, &options)?;
@@ -198,9 +200,9 @@ impl Answer {
                 prompt_rows.extend(delta.prompt_logprobs);
             }
         }
-        let wanted = self.sampling.wants_prompt_logprobs;
-        let prompt_logprobs =
-            wanted.then(|| token_text::prompt_logprobs(self.serving.tokenizer.as_deref(), &prompt_rows));
+        let prompt_logprobs = self.sampling.wants_prompt_logprobs.map(|num_top| {
+            token_text::prompt_logprobs(self.serving.tokenizer.as_deref(), &prompt_rows, num_top as usize)
+        });
         Ok(ChatCompletion {
             id: self.id.clone(),
             object: "chat.completion".to_owned(),

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use moesaic_chat::Detokenizer;
+use moesaic_chat::{Detokenizer, Tokenizer};
 use moesaic_protocol::{
     Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, ErrorResponse, Prompt, Usage,
 };
@@ -60,13 +60,18 @@ pub async fn completions(
     }
     let admission = admit(&serving, num_choices)?;
     let echo = request.echo.unwrap_or(false);
+    let echoes_text = matches!(request.prompt, Prompt::Text(_) | Prompt::Texts(_));
     let prompts = prompts(&state, &serving, request.prompt, &sampling, echo).await?;
+    let num_prompt_tokens = prompts.iter().map(|prompt| prompt.token_ids.len()).sum();
+    // Reported with every choice, twice where an echo has them too.
+    validate::check_prompt_logprobs("prompt", num_prompt_tokens, 2 * sampling.n as usize, &sampling)?;
     let answer = Answer {
         id: format!("cmpl-{}", sampling.request_id.clone().unwrap_or(id)),
         created: unix_now(),
         model,
         echoes: prompts.iter().map(|prompt| prompt.echo.clone()).collect(),
         prompt_token_ids: prompts.iter().map(|prompt| prompt.token_ids.clone()).collect(),
+        echoes_text,
         num_alternatives: request.logprobs,
         serving: Arc::clone(&serving),
         sampling,
@@ -164,7 +169,8 @@ async fn encode(
     texts: Vec<String>,
     max_tokens: Option<usize>,
 ) -> Result<Vec<(Vec<u32>, Option<String>)>, ApiError> {
-    tokenise(state, serving, move |tokenizer| {
+    let num_bytes = texts.iter().map(String::len).sum();
+    tokenise(state, serving, num_bytes, move |tokenizer| {
         let encode = |text: String| {
             validate::check_text_length("prompt", text.len(), tokenizer, max_tokens)?;
             let ids = tokenizer.encode_prompt(&text, None);
@@ -183,6 +189,8 @@ struct Answer {
     /// Per prompt, the text to repeat.
     echoes: Vec<Option<String>>,
     prompt_token_ids: Vec<Vec<u32>>,
+    /// An echo repeats the text as it was sent, control tokens spelled in it included.
+    echoes_text: bool,
     num_alternatives: Option<u32>,
     serving: Arc<Serving>,
     sampling: ValidSampling,
@@ -232,7 +240,7 @@ impl Answer {
             }
             for token in &delta.tokens {
                 if let Some(row) = &token.logprobs {
-                    self.add_token(row, progress, logprobs);
+                    self.add_token(row, !self.sampling.decode.skip_special_tokens, progress, logprobs);
                 }
             }
         }
@@ -252,17 +260,23 @@ impl Answer {
         let rows = std::mem::take(&mut progress.prompt_rows);
         let first = self.prompt_token_ids[prompt][0];
         let text = token_text::unambiguous(self.serving.tokenizer.as_deref(), first);
-        logprobs.text_offset.push(self.offset(first, progress));
+        logprobs.text_offset.push(self.offset(first, false, progress));
         logprobs.tokens.push(text);
         logprobs.token_logprobs.push(None);
         logprobs.top_logprobs.push(None);
         for row in &rows {
-            self.add_token(row, progress, logprobs);
+            self.add_token(row, self.echoes_text, progress, logprobs);
         }
         progress.prompt_rows = rows;
     }
 
-    fn add_token(&self, row: &TokenLogprobs, progress: &mut Progress, logprobs: &mut CompletionLogprobs) {
+    fn add_token(
+        &self,
+        row: &TokenLogprobs,
+        shows_special: bool,
+        progress: &mut Progress,
+        logprobs: &mut CompletionLogprobs,
+    ) {
         let tokenizer = self.serving.tokenizer.as_deref();
         let text = token_text::unambiguous(tokenizer, row.token.id);
         let mut top: BTreeMap<String, f32> = BTreeMap::new();
@@ -272,16 +286,17 @@ impl Answer {
         if !top.is_empty() {
             top.insert(text.clone(), row.token.logprob);
         }
-        logprobs.text_offset.push(self.offset(row.token.id, progress));
+        logprobs.text_offset.push(self.offset(row.token.id, shows_special, progress));
         logprobs.tokens.push(text);
         logprobs.token_logprobs.push(Some(row.token.logprob));
         logprobs.top_logprobs.push(Some(top));
     }
 
     /// Where a token's text starts, in characters; moves on by its text.
-    fn offset(&self, id: u32, progress: &mut Progress) -> u32 {
+    fn offset(&self, id: u32, shows_special: bool, progress: &mut Progress) -> u32 {
         let start = progress.num_characters;
-        if let Some(tokenizer) = self.serving.tokenizer.as_deref().filter(|tokenizer| !tokenizer.is_special(id)) {
+        let is_shown = |tokenizer: &&Tokenizer| shows_special || !tokenizer.is_special(id);
+        if let Some(tokenizer) = self.serving.tokenizer.as_deref().filter(is_shown) {
             let mut text = String::new();
             progress.detokenizer.push(tokenizer.token_bytes(id), &mut text);
             progress.num_characters += text.chars().count() as u32;
@@ -315,11 +330,12 @@ impl Answer {
         }
         let mut choices: Vec<CompletionChoice> =
             choices.into_iter().map(|choice| choice.expect("every choice ends with a piece")).collect();
-        if self.sampling.wants_prompt_logprobs {
+        if let Some(num_top) = self.sampling.wants_prompt_logprobs {
             for (index, choice) in choices.iter_mut().enumerate() {
                 let first_of_prompt = &progress[self.prompt_of(index) * self.sampling.n as usize];
                 let tokenizer = self.serving.tokenizer.as_deref();
-                choice.prompt_logprobs = Some(token_text::prompt_logprobs(tokenizer, &first_of_prompt.prompt_rows));
+                choice.prompt_logprobs =
+                    Some(token_text::prompt_logprobs(tokenizer, &first_of_prompt.prompt_rows, num_top as usize));
             }
         }
         Ok(Completion { usage: Some(generation.usage()), ..self.completion(choices) })

@@ -29,7 +29,7 @@ pub async fn tokenize(
     let tokens = match (request.prompt, request.messages) {
         (Some(prompt), None) => {
             let add_special_tokens = request.add_special_tokens;
-            tokenise(&state, &serving, move |tokenizer| {
+            tokenise(&state, &serving, prompt.len(), move |tokenizer| {
                 let ids = tokenizer.encode_prompt(&prompt, add_special_tokens);
                 ids.map_err(|error| ApiError::invalid("prompt", error.to_string()))
             })
@@ -72,6 +72,8 @@ pub async fn detokenize(
     let serving = Arc::clone(state.serving()?);
     serving.check_model(request.model.as_deref())?;
     validate::check_token_ids("tokens", &request.tokens, serving.vocab_size)?;
-    let prompt = tokenise(&state, &serving, move |tokenizer| Ok(tokenizer.decode(&request.tokens, false))).await?;
+    let num_bytes = 4 * request.tokens.len();
+    let prompt =
+        tokenise(&state, &serving, num_bytes, move |tokenizer| Ok(tokenizer.decode(&request.tokens, false))).await?;
     Ok(Json(DetokenizeResponse { prompt }))
 }
