@@ -115,16 +115,6 @@ impl Weights {
         Ok(Self { files, index, fp8_block, dtype, device: Device::Cpu, progress })
     }
 
-    /// The type that weights are handed out in.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// Whether a tensor of this name exists.
-    pub fn contains(&self, name: &str) -> bool {
-        self.index.contains_key(name)
-    }
-
     /// A tensor in the compute type.
     ///
     /// # Errors
