@@ -83,10 +83,6 @@ fn bad_requests() -> Vec<Case> {
         chat_case(json!({"truncate_prompt_tokens": 0}), "truncate_prompt_tokens"),
         chat_case(json!({"priority": "high"}), "priority"),
         chat_case(json!({"modalities": ["audio"]}), "modalities"),
-        chat_case(json!({"tools": [{"type": "function", "function": {"name": "f"}}]}), "tools"),
-        chat_case(json!({"tool_choice": "required"}), "tool_choice"),
-        chat_case(json!({"response_format": {"type": "json_object"}}), "response_format"),
-        chat_case(json!({"guided_json": {}}), "guided_json"),
         chat_case(json!({"chat_template": "{{ 1 }}"}), "chat_template"),
         chat_case(json!({"audio": {}}), "audio"),
         chat_case(json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
@@ -123,10 +119,139 @@ fn bad_requests() -> Vec<Case> {
     cases
 }
 
+fn function(change: Value) -> Value {
+    let mut function = json!({"name": "f", "parameters": {"type": "object"}});
+    for (key, value) in change.as_object().unwrap() {
+        function[key] = value.clone();
+    }
+    json!([{"type": "function", "function": function}])
+}
+
+fn bad_tools() -> Vec<Case> {
+    let chat_case = |change, param: &'static str| case("/v1/chat/completions", change, param);
+    let named = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let with = |choice: Value| json!({"tools": function(json!({})), "tool_choice": choice});
+    let twice = [function(json!({})), function(json!({}))].map(|tools| tools[0].clone());
+    let unsupported = json!({"type": "object", "properties": {"x": {"not": {"type": "string"}}}});
+    vec![
+        chat_case(json!({"tools": {}}), "tools"),
+        chat_case(json!({"tools": [5]}), "tools[0].type"),
+        chat_case(json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+        chat_case(json!({"tools": [{"type": "function"}]}), "tools[0].function"),
+        chat_case(json!({"tools": [{"type": "function", "function": {}}]}), "tools[0].function"),
+        chat_case(json!({"tools": function(json!({"name": ""}))}), "tools[0].function.name"),
+        chat_case(json!({"tools": function(json!({"name": "a b"}))}), "tools[0].function.name"),
+        chat_case(json!({"tools": function(json!({"name": "x".repeat(65)}))}), "tools[0].function.name"),
+        chat_case(json!({"tools": function(json!({"name": 5}))}), "tools[0].function"),
+        chat_case(json!({"tools": function(json!({"parameters": "string"}))}), "tools[0].function.parameters"),
+        chat_case(json!({"tools": function(json!({"parameters": []}))}), "tools[0].function.parameters"),
+        chat_case(json!({"tools": function(json!({"strict": "yes"}))}), "tools[0].function"),
+        chat_case(json!({"tools": twice}), "tools[1].function.name"),
+        chat_case(json!({"tools": vec![named("f"); 129]}), "tools"),
+        chat_case(json!({"tools": function(json!({"strict": true, "parameters": unsupported}))}), "tools"),
+        chat_case(json!({"tool_choice": "required"}), "tool_choice"),
+        chat_case(json!({"tool_choice": named("f")}), "tool_choice"),
+        chat_case(with(json!("sometimes")), "tool_choice"),
+        chat_case(with(json!(5)), "tool_choice"),
+        chat_case(with(json!({})), "tool_choice"),
+        chat_case(with(json!({"type": "function"})), "tool_choice"),
+        chat_case(with(named("g")), "tool_choice"),
+        chat_case(with(json!({"type": "allowed_tools"})), "tool_choice"),
+        chat_case(
+            with(json!({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}})),
+            "tool_choice",
+        ),
+        chat_case(
+            with(json!({"type": "allowed_tools", "allowed_tools": {"mode": "maybe", "tools": [named("f")]}})),
+            "tool_choice",
+        ),
+        chat_case(
+            with(json!({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named("g")]}})),
+            "tool_choice",
+        ),
+        chat_case(json!({"parallel_tool_calls": "no"}), "parallel_tool_calls"),
+        chat_case(json!({"functions": [{"name": "f"}], "tools": function(json!({}))}), "functions"),
+        chat_case(json!({"functions": [{"name": "a b"}]}), "functions[0].name"),
+        chat_case(json!({"functions": [{}]}), "functions[0]"),
+        chat_case(json!({"function_call": {"name": "f"}}), "function_call"),
+        chat_case(json!({"functions": [{"name": "f"}], "function_call": {"name": "g"}}), "function_call"),
+    ]
+}
+
+fn bad_formats() -> Vec<Case> {
+    let chat_case = |change, param: &'static str| case("/v1/chat/completions", change, param);
+    let schema = |schema: Value| json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}});
+    let wide = json!({"enum": (0..60_000).map(|i| format!("value {i}")).collect::<Vec<_>>()});
+    let endless = json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}});
+    let never = json!({"type": "string", "minLength": 5, "maxLength": 3});
+    let choices = json!({"guided_choice": ["a", "b"]});
+    let both = |other: Value| {
+        let mut body = choices.clone();
+        body.as_object_mut().unwrap().extend(other.as_object().unwrap().clone());
+        body
+    };
+    vec![
+        chat_case(json!({"response_format": "json"}), "response_format"),
+        chat_case(json!({"response_format": {}}), "response_format.type"),
+        chat_case(json!({"response_format": {"type": "xml"}}), "response_format.type"),
+        chat_case(json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+        chat_case(
+            json!({"response_format": {"type": "json_schema", "json_schema": {}}}),
+            "response_format.json_schema.name",
+        ),
+        chat_case(
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}}),
+            "response_format.json_schema.name",
+        ),
+        chat_case(schema(json!("object")), "response_format.json_schema.schema"),
+        chat_case(schema(json!({"type": "thing"})), "response_format"),
+        chat_case(schema(json!({"type": "object", "properties": 5})), "response_format"),
+        chat_case(schema(json!({"not": {"type": "string"}})), "response_format"),
+        chat_case(schema(json!({"$ref": "https://example.com/schema.json"})), "response_format"),
+        chat_case(schema(json!({"$ref": "#/$defs/missing"})), "response_format"),
+        chat_case(schema(json!({"type": "string", "pattern": "("})), "response_format"),
+        chat_case(schema(json!({"type": "string", "pattern": "a(?=b)"})), "response_format"),
+        chat_case(schema(endless), "response_format"),
+        chat_case(schema(never), "response_format"),
+        chat_case(schema(wide), "response_format"),
+        chat_case(json!({"guided_json": 5}), "guided_json"),
+        chat_case(json!({"guided_json": "{"}), "guided_json"),
+        chat_case(json!({"guided_json": "[]"}), "guided_json"),
+        chat_case(json!({"guided_regex": ""}), "guided_regex"),
+        chat_case(json!({"guided_regex": "["}), "guided_regex"),
+        chat_case(json!({"guided_regex": "(a)\\1"}), "guided_regex"),
+        chat_case(json!({"guided_regex": 5}), "guided_regex"),
+        chat_case(json!({"guided_choice": []}), "guided_choice"),
+        chat_case(json!({"guided_choice": [""]}), "guided_choice"),
+        chat_case(json!({"guided_choice": "a"}), "guided_choice"),
+        chat_case(json!({"guided_choice": vec!["x"; 5000]}), "guided_choice"),
+        chat_case(json!({"guided_grammar": ""}), "guided_grammar"),
+        chat_case(json!({"guided_grammar": "start: unknown"}), "guided_grammar"),
+        chat_case(json!({"guided_grammar": "x".repeat(300_000)}), "guided_grammar"),
+        chat_case(json!({"structured_outputs": 5}), "structured_outputs"),
+        chat_case(json!({"structured_outputs": {"regex": "["}}), "structured_outputs.regex"),
+        chat_case(json!({"structured_outputs": {"structural_tag": "x"}}), "structured_outputs.structural_tag"),
+        chat_case(json!({"structured_outputs": {"json": {}, "regex": "a"}}), "structured_outputs.regex"),
+        chat_case(both(json!({"guided_regex": "a"})), "guided_choice"),
+        chat_case(both(json!({"tools": function(json!({}))})), "guided_choice"),
+        chat_case(both(json!({"ignore_eos": true})), "ignore_eos"),
+        chat_case(both(json!({"min_tokens": 1})), "min_tokens"),
+        chat_case(both(json!({"bad_words": ["a"]})), "bad_words"),
+        chat_case(both(json!({"allowed_token_ids": [5]})), "allowed_token_ids"),
+        chat_case(json!({"allowed_token_ids": []}), "allowed_token_ids"),
+        chat_case(json!({"allowed_token_ids": [99_999]}), "allowed_token_ids"),
+        chat_case(json!({"bad_words": [""]}), "bad_words"),
+        chat_case(json!({"bad_words": "a"}), "bad_words"),
+        chat_case(json!({"thinking_token_budget": -1}), "thinking_token_budget"),
+        case("/v1/completions", json!({"guided_regex": "["}), "guided_regex"),
+        case("/v1/completions", json!({"response_format": {"type": "yaml"}}), "response_format.type"),
+    ]
+}
+
 #[tokio::test]
 async fn bad_requests_get_exact_errors() {
     let server = Server::start(&[]);
-    for Case { path, body, param, code } in bad_requests() {
+    for Case { path, body, param, code } in [bad_requests(), bad_tools(), bad_formats()].into_iter().flatten() {
         let response = server.post(path, &body).send().await.unwrap();
         let (status, error) = (response.status(), response.json::<Value>().await.unwrap()["error"].clone());
         let shown: String = body.to_string().chars().take(200).collect();

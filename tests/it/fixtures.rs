@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use moesaic_chat::{ChatTemplate, ChoiceDecoder, DecodeOptions, TemplateError, Tokenizer};
+use moesaic_chat::{ChatTemplate, ChoiceDecoder, DecodeOptions, OutputEvent, TemplateError, Tokenizer};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use time::{Date, Month, OffsetDateTime};
@@ -56,12 +56,16 @@ fn tokenizers() {
 /// The text as a stream would bring it, token by token.
 fn streamed(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip_special_tokens: bool) -> String {
     let options = DecodeOptions { stops: vec![], include_stop: false, skip_special_tokens, min_tokens: 0 };
-    let (mut decoder, mut text) = (ChoiceDecoder::new(Some(Arc::clone(tokenizer)), options), String::new());
+    let (mut decoder, mut events) = (ChoiceDecoder::new(Some(Arc::clone(tokenizer)), options, None), Vec::new());
     for id in ids {
-        assert_eq!(decoder.push(*id, false, &mut text), None);
+        assert_eq!(decoder.push(*id, false, &mut events), None);
     }
-    decoder.finish(&mut text);
-    text
+    decoder.finish(&mut events);
+    let text = |event| match event {
+        OutputEvent::Content(text) => text,
+        other => panic!("{other:?}"),
+    };
+    events.into_iter().map(text).collect()
 }
 
 fn recorded_time() -> OffsetDateTime {

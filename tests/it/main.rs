@@ -14,4 +14,5 @@ mod openapi;
 mod second_opinion;
 mod server;
 mod streaming;
+mod structured;
 mod support;

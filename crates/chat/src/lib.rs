@@ -3,16 +3,25 @@
 //! **Architecture invariant:** this crate knows no HTTP, no scheduling and no tensors.
 
 mod chat_template;
+mod constraint;
 mod detokenizer;
+mod dialect;
+mod dialects;
+mod grammar;
 mod output;
+mod output_parser;
 mod prompt;
 mod python_value;
 mod stop_matcher;
 mod tokenizer;
 
 pub use chat_template::{ChatTemplate, TemplateError};
+pub use constraint::{OutputConstraint, OutputRules};
 pub use detokenizer::Detokenizer;
-pub use output::{ChoiceDecoder, DecodeOptions};
+pub use dialect::{Dialect, Marker, Markers, OutputEvent, Piece, Start};
+pub use grammar::{AnswerFormat, CallRules, CompiledGrammar, GrammarCompiler, GrammarError, Otherwise};
+pub use output::{ChatFormat, ChoiceDecoder, DecodeOptions};
+pub use output_parser::OutputParser;
 pub use prompt::{PromptError, PromptOptions, PromptRenderer};
 pub use stop_matcher::{StopMatch, StopMatcher};
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -4,7 +4,7 @@ use moesaic_protocol::{ChatMessage, Content, Role};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use crate::{ChatTemplate, TemplateError, Tokenizer};
+use crate::{ChatTemplate, Dialect, TemplateError, Tokenizer};
 
 /// Template variables that a request may not set: the server sets them.
 const RESERVED: &[&str] =
@@ -57,6 +57,7 @@ pub struct PromptRenderer {
     /// A text through `tojson` would be quoted twice, an object cannot be concatenated.
     parses_arguments: bool,
     knows_developer: bool,
+    dialect: Dialect,
 }
 
 impl PromptRenderer {
@@ -71,14 +72,25 @@ impl PromptRenderer {
             eos_token: tokenizer.eos_token().unwrap_or_default().to_owned(),
             parses_arguments: takes_argument_objects(source),
             knows_developer: source.contains("developer"),
+            dialect: Dialect::detect(Some(source)),
         })
     }
 
-    /// The prompt's text.
+    /// What the template writes thoughts and calls in.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The prompt's text. `tools`: as the client sent them.
     ///
     /// # Errors
     /// When the messages are not what the template takes.
-    pub fn render(&self, messages: &[ChatMessage], options: &PromptOptions) -> Result<String, PromptError> {
+    pub fn render(
+        &self,
+        messages: &[ChatMessage],
+        tools: &[Value],
+        options: &PromptOptions,
+    ) -> Result<String, PromptError> {
         let mut context = Map::new();
         if let Some(key) = options.variables.keys().find(|key| RESERVED.contains(&key.as_str())) {
             return Err(PromptError::ReservedVariable(key.clone()));
@@ -92,6 +104,9 @@ impl PromptRenderer {
         let rendered: Result<Vec<Value>, PromptError> =
             messages.iter().enumerate().map(|(index, message)| self.message(index, message)).collect();
         context.insert("messages".to_owned(), rendered?.into());
+        if !tools.is_empty() {
+            context.insert("tools".to_owned(), tools.into());
+        }
         context.insert("add_generation_prompt".to_owned(), options.add_generation_prompt.into());
         context.insert("bos_token".to_owned(), self.bos_token.clone().into());
         context.insert("eos_token".to_owned(), self.eos_token.clone().into());

@@ -27,6 +27,8 @@ pub struct Tokenizer {
     /// Bytes of each token; `None` for ids without a token.
     bytes: Vec<Option<Box<[u8]>>>,
     special: HashSet<u32>,
+    /// Added tokens, the special ones among them.
+    control: HashSet<u32>,
     /// Bytes of the longest token; `None` where a normaliser or a token that swallows white space
     /// around it can make a text shorter than its tokens' bytes.
     longest_token: Option<usize>,
@@ -75,6 +77,7 @@ impl Tokenizer {
             longest_token: longest.filter(|_| !swallows && is_identity(inner.get_normalizer())),
             bytes,
             special,
+            control: inner.get_added_tokens_decoder().into_keys().collect(),
             bos_id: id_of(&bos),
             eos_id: id_of(&eos),
             adds_bos: config.is_some_and(|config| config["add_bos_token"].as_bool() == Some(true)),
@@ -141,6 +144,21 @@ impl Tokenizer {
             .copied()
             .collect();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The id of an added token, special or not: one that ordinary text is never cut into.
+    pub fn control_id(&self, text: &str) -> Option<u32> {
+        self.inner.token_to_id(text).filter(|id| self.control.contains(id))
+    }
+
+    /// Whether a token is an added one.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.control.contains(&id)
+    }
+
+    /// Number of ids, those without a token included.
+    pub fn num_ids(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Whether a token is one of control, left out of texts by default.

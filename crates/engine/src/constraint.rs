@@ -12,6 +12,11 @@ impl TokenMask {
         Self { words: vec![0; vocab_size.div_ceil(32)] }
     }
 
+    /// From one bit per token id, in words of 32.
+    pub fn from_words(words: Vec<u32>) -> Self {
+        Self { words }
+    }
+
     /// Allows a token.
     pub fn allow(&mut self, token_id: u32) {
         self.words[token_id as usize / 32] |= 1 << (token_id % 32);

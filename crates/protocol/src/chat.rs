@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{FinishReason, PromptLogprobs, SamplingFields, Usage};
+use crate::{
+    FinishReason, FormatFields, FunctionCall, FunctionCallDelta, FunctionSpec, PromptLogprobs, SamplingFields, Tool,
+    ToolCall, ToolCallDelta, Usage,
+};
 
 /// A chat completion request.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -37,12 +40,23 @@ pub struct ChatRequest {
     pub reasoning_effort: Option<String>,
     /// Only `["text"]`.
     pub modalities: Option<Vec<String>>,
-    /// Not supported yet, unless empty.
+    /// Functions that the model may call.
+    #[schema(value_type = Option<Vec<Tool>>)]
     pub tools: Option<Vec<Value>>,
-    /// Not supported yet, unless "none" or "auto" without tools.
+    /// "none", "auto", "required", a named function or a set of allowed tools.
     pub tool_choice: Option<Value>,
-    /// Not supported yet, unless of type text.
-    pub response_format: Option<Value>,
+    /// Whether an answer may hold more than one call: by default only where no call is required.
+    pub parallel_tool_calls: Option<bool>,
+    /// The older form of `tools`.
+    #[schema(value_type = Option<Vec<FunctionSpec>>)]
+    pub functions: Option<Vec<Value>>,
+    /// The older form of `tool_choice`.
+    pub function_call: Option<Value>,
+    /// Most tokens of thought; then the model has to answer.
+    pub thinking_token_budget: Option<u32>,
+    /// What the answer must look like. Read by [`crate::FromJson`].
+    #[serde(flatten, skip_deserializing)]
+    pub format: FormatFields,
     /// Fields that would change the answer but are not supported: refused rather than ignored.
     #[serde(flatten, skip_deserializing)]
     pub unsupported: UnsupportedFields,
@@ -52,10 +66,6 @@ pub struct ChatRequest {
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 pub struct UnsupportedFields {
     /// Refused.
-    pub functions: Option<Value>,
-    /// Refused.
-    pub function_call: Option<Value>,
-    /// Refused.
     pub audio: Option<Value>,
     /// Refused.
     pub web_search_options: Option<Value>,
@@ -63,42 +73,16 @@ pub struct UnsupportedFields {
     pub chat_template: Option<Value>,
     /// Refused.
     pub logits_processors: Option<Value>,
-    /// Refused.
-    pub structured_outputs: Option<Value>,
-    /// Refused.
-    pub guided_json: Option<Value>,
-    /// Refused.
-    pub guided_regex: Option<Value>,
-    /// Refused.
-    pub guided_choice: Option<Value>,
-    /// Refused.
-    pub guided_grammar: Option<Value>,
-    /// Refused.
-    pub thinking_token_budget: Option<Value>,
-    /// Refused.
-    pub bad_words: Option<Value>,
-    /// Refused.
-    pub allowed_token_ids: Option<Value>,
 }
 
 impl UnsupportedFields {
     /// The name of a field that is present.
     pub fn first(&self) -> Option<&'static str> {
         let fields = [
-            ("functions", &self.functions),
-            ("function_call", &self.function_call),
             ("audio", &self.audio),
             ("web_search_options", &self.web_search_options),
             ("chat_template", &self.chat_template),
             ("logits_processors", &self.logits_processors),
-            ("structured_outputs", &self.structured_outputs),
-            ("guided_json", &self.guided_json),
-            ("guided_regex", &self.guided_regex),
-            ("guided_choice", &self.guided_choice),
-            ("guided_grammar", &self.guided_grammar),
-            ("thinking_token_budget", &self.thinking_token_budget),
-            ("bad_words", &self.bad_words),
-            ("allowed_token_ids", &self.allowed_token_ids),
         ];
         fields.into_iter().find(|(_, value)| value.is_some()).map(|(name, _)| name)
     }
@@ -143,33 +127,6 @@ pub struct ChatMessage {
     /// The same under its newer name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
-}
-
-/// A call of a tool.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-pub struct ToolCall {
-    /// Chosen by the server that made the call.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// Always "function".
-    #[serde(rename = "type", default = "function_type")]
-    pub kind: String,
-    /// What is called.
-    pub function: FunctionCall,
-}
-
-fn function_type() -> String {
-    "function".to_owned()
-}
-
-/// Name and arguments of a call.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-pub struct FunctionCall {
-    /// The function.
-    pub name: String,
-    /// A JSON object, as text.
-    #[serde(default)]
-    pub arguments: String,
 }
 
 /// Text, or a list of parts.
@@ -281,10 +238,22 @@ pub struct ChatChoice {
 pub struct ChatResponseMessage {
     /// Always assistant.
     pub role: Role,
-    /// The text.
+    /// The text; null where there is none beside thoughts or calls.
     pub content: Option<String>,
     /// Always null.
     pub refusal: Option<String>,
+    /// What the model thought before it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The same under its newer name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// Calls that the model makes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCall>>,
+    /// The call, where the request used the older `functions`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionCall>,
 }
 
 /// Log-probabilities of generated tokens.
@@ -371,4 +340,16 @@ pub struct ChatDelta {
     /// New text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of the thought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The same under its newer name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// More of calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCallDelta>>,
+    /// More of the call, where the request used the older `functions`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionCallDelta>,
 }

@@ -50,6 +50,10 @@ pub struct SamplingFields {
     pub request_id: Option<String>,
     /// Requests with different salts never share cached prompts: up to 128 of `[A-Za-z0-9_-]`.
     pub cache_salt: Option<String>,
+    /// Texts that must not occur in the output.
+    pub bad_words: Option<Vec<String>>,
+    /// The only tokens that may be generated, beside the end of the sequence.
+    pub allowed_token_ids: Option<Vec<u32>>,
     /// Report token ids.
     pub return_token_ids: Option<bool>,
     /// Send the answer as server-sent events.
@@ -130,4 +134,6 @@ pub enum FinishReason {
     Length,
     /// The model calls tools.
     ToolCalls,
+    /// The model calls a function, where the request used the older `functions`.
+    FunctionCall,
 }

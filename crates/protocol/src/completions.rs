@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{FinishReason, PromptLogprobs, SamplingFields, Usage};
+use crate::{FinishReason, FormatFields, PromptLogprobs, SamplingFields, Usage};
 
 /// A text completion request.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -31,8 +31,9 @@ pub struct CompletionRequest {
     /// Fields that would change the answer but are not supported: refused rather than ignored.
     #[serde(flatten, skip_deserializing)]
     pub unsupported: crate::UnsupportedFields,
-    /// Not supported yet, unless of type text.
-    pub response_format: Option<Value>,
+    /// What the text must look like. Read by [`crate::FromJson`].
+    #[serde(flatten, skip_deserializing)]
+    pub format: FormatFields,
 }
 
 /// What is to be continued.

@@ -30,13 +30,13 @@ pub trait FromJson: Sized {
 // unknown field for them and forget the path of an error.
 impl FromJson for ChatRequest {
     fn from_json(body: &[u8]) -> Result<Self, FieldError> {
-        Ok(Self { sampling: read(body)?, unsupported: read(body)?, ..read(body)? })
+        Ok(Self { sampling: read(body)?, format: read(body)?, unsupported: read(body)?, ..read(body)? })
     }
 }
 
 impl FromJson for CompletionRequest {
     fn from_json(body: &[u8]) -> Result<Self, FieldError> {
-        Ok(Self { sampling: read(body)?, unsupported: read(body)?, ..read(body)? })
+        Ok(Self { sampling: read(body)?, format: read(body)?, unsupported: read(body)?, ..read(body)? })
     }
 }
 
@@ -223,9 +223,9 @@ mod tests {
         let request = chat(&body).expect("is right");
         assert!(request.sampling.temperature.is_none() && request.tools.is_none());
         assert_eq!(request.unsupported.first(), None);
-        let refused = json!({"messages": [], "n": 2, "guided_json": {}});
+        let refused = json!({"messages": [], "n": 2, "audio": {}});
         let request = chat(&refused).expect("is read");
-        assert_eq!((request.sampling.n, request.unsupported.first()), (Some(2), Some("guided_json")));
+        assert_eq!((request.sampling.n, request.unsupported.first()), (Some(2), Some("audio")));
     }
 
     #[test]

@@ -12,11 +12,11 @@ mod error;
 mod from_json;
 mod models;
 mod tokenize;
+mod tools;
 
 pub use chat::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatMessage, ChatRequest,
-    ChatResponseMessage, ChatTokenLogprob, ChatTopLogprob, Content, ContentPart, FunctionCall, Role, ToolCall,
-    UnsupportedFields,
+    ChatResponseMessage, ChatTokenLogprob, ChatTopLogprob, Content, ContentPart, Role, UnsupportedFields,
 };
 pub use common::{
     CompletionTokensDetails, FinishReason, PromptLogprob, PromptLogprobs, PromptTokensDetails, SamplingFields,
@@ -27,3 +27,6 @@ pub use error::{ErrorBody, ErrorResponse};
 pub use from_json::{FieldError, FromJson};
 pub use models::{Model, ModelList};
 pub use tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
+pub use tools::{
+    FormatFields, FunctionCall, FunctionCallDelta, FunctionSpec, StructuredOutputs, Tool, ToolCall, ToolCallDelta,
+};

@@ -21,6 +21,9 @@ pub struct TokenizeRequest {
     pub add_generation_prompt: Option<bool>,
     /// Continue the last message instead of answering it.
     pub continue_final_message: Option<bool>,
+    /// Tools of a conversation.
+    #[schema(value_type = Option<Vec<crate::Tool>>)]
+    pub tools: Option<Vec<Value>>,
     /// More variables for the chat template.
     pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Report the tokens' texts too.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use moesaic_chat::Dialect;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -42,6 +43,9 @@ raw_config! {
     /// Names that requests may call the model; the first is reported [default: the folder's name]
     #[arg(long, env = "MOESAIC_SERVED_MODEL_NAME", value_name = "NAME", value_delimiter = ',', help_heading = "Model")]
     served_model_name: Vec<String>,
+    /// Prompt format: how thoughts and tool calls are written [default: what the chat template shows]
+    #[arg(long, env = "MOESAIC_DIALECT", value_name = "NAME", help_heading = "Model")]
+    dialect: String,
     /// Type of weights and activations [default: auto, the checkpoint's own]
     #[arg(long, env = "MOESAIC_DTYPE", value_enum, help_heading = "Model")]
     dtype: Dtype,
@@ -181,6 +185,8 @@ pub struct Config {
     pub model: Option<PathBuf>,
     /// Empty: the checkpoint's own name.
     pub served_model_names: Vec<String>,
+    /// `None`: what the chat template shows.
+    pub dialect: Option<Dialect>,
     /// Compute type.
     pub dtype: Dtype,
     /// `None`: the model's.
@@ -299,6 +305,10 @@ impl RawConfig {
         Ok(Config {
             model: self.model,
             served_model_names: self.served_model_name.unwrap_or_default(),
+            dialect: self
+                .dialect
+                .map(|name| name.parse().map_err(|message| ConfigError(format!("dialect {message}, got {name:?}"))))
+                .transpose()?,
             dtype: self.dtype.unwrap_or(Dtype::Auto),
             max_model_len: self
                 .max_model_len

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use moesaic_chat::{ChoiceDecoder, Tokenizer};
-use moesaic_engine::{Admission, EngineChoice, EngineOutput, EngineRequest, RequestStream, StreamEnd};
+use moesaic_chat::{ChatFormat, ChoiceDecoder, OutputEvent, Tokenizer};
+use moesaic_engine::{Admission, EngineChoice, EngineOutput, EngineRequest, RequestStream, StreamEnd, TokenConstraint};
 use moesaic_protocol::{CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage};
 use moesaic_scheduler::{FinishReason as EngineFinish, SampledToken, TokenLogprobs};
 use serde_json::Value;
@@ -20,10 +20,13 @@ use crate::state::{AppState, Serving};
 use crate::validate::ValidSampling;
 
 /// What is submitted.
-#[derive(Debug)]
 pub struct Submission<'a> {
     /// Token ids of each prompt, with the number of tokens that its answers may have.
     pub prompts: Vec<(Vec<u32>, u32)>,
+    /// What a chat's answers are read with.
+    pub chat: Option<ChatFormat>,
+    /// What every choice may say, if not everything.
+    pub constraint: Option<Box<dyn TokenConstraint>>,
     /// Settings of all choices.
     pub sampling: &'a ValidSampling,
     /// Whose request it is.
@@ -37,8 +40,8 @@ pub struct Submission<'a> {
 pub struct Delta {
     /// Which choice: prompt · n + choice of the prompt.
     pub choice: usize,
-    /// Text that is certain now.
-    pub text: String,
+    /// Parts of the answer that are certain now.
+    pub events: Vec<OutputEvent>,
     /// Tokens, up to the one that completed a stop string.
     pub tokens: Vec<SampledToken>,
     /// Log-probabilities of further prompt tokens, from the second on.
@@ -54,6 +57,17 @@ pub struct ChoiceEnd {
     pub reason: FinishReason,
     /// The stop string or stop token id, if it was one.
     pub stop_reason: Option<Value>,
+}
+
+impl Delta {
+    /// The text of a plain completion.
+    pub fn text(&self) -> String {
+        let content = |event: &OutputEvent| match event {
+            OutputEvent::Content(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.events.iter().filter_map(content).collect()
+    }
 }
 
 /// A request in flight. Dropping it aborts it.
@@ -82,7 +96,7 @@ impl Generation {
         admission: Admission,
         submission: Submission,
     ) -> Result<Self, ApiError> {
-        let Submission { prompts, sampling, client, arrived } = submission;
+        let Submission { prompts, chat, constraint, sampling, client, arrived } = submission;
         let num_prompt_tokens: usize = prompts.iter().map(|(prompt, _)| prompt.len()).sum();
         let choices: Vec<EngineChoice> = prompts
             .iter()
@@ -101,7 +115,8 @@ impl Generation {
                 })
             })
             .collect();
-        let decoder = |_: &EngineChoice| ChoiceDecoder::new(serving.tokenizer.clone(), sampling.decode.clone());
+        let decoder =
+            |_: &EngineChoice| ChoiceDecoder::new(serving.tokenizer.clone(), sampling.decode.clone(), chat.as_ref());
         let decoders: Vec<ChoiceDecoder> = choices.iter().map(decoder).collect();
         let timer = RequestTimer::new(Arc::clone(state), arrived, num_prompt_tokens, decoders.len());
         let request = EngineRequest {
@@ -109,7 +124,7 @@ impl Generation {
             choices,
             priority: sampling.priority,
             cache_salt: cache_salt(client, sampling.cache_salt.as_deref()),
-            constraint: None,
+            constraint,
         };
         let limits = &state.config.limits;
         let after = |limit: Option<std::time::Duration>| limit.map(|limit| TokioInstant::from_std(arrived + limit));
@@ -179,14 +194,14 @@ impl Generation {
         let mut stop = None;
         for (index, token) in output.tokens.into_iter().enumerate() {
             let is_end = stopped_by.is_some() && index + 1 == num_tokens;
-            stop = decoder.push(token.id, is_end, &mut delta.text);
+            stop = decoder.push(token.id, is_end, &mut delta.events);
             delta.tokens.push(token);
             if stop.is_some() {
                 break;
             }
         }
         if stop.is_none() && output.end.is_some() {
-            stop = decoder.finish(&mut delta.text);
+            stop = decoder.finish(&mut delta.events);
         }
         delta.end = match (stop, &output.end) {
             (Some(stop), _) => {
@@ -201,7 +216,7 @@ impl Generation {
             (None, None) => None,
         };
         if self.drops_output {
-            (delta.text, delta.tokens) = (String::new(), Vec::new());
+            (delta.events, delta.tokens) = (Vec::new(), Vec::new());
             delta.end = delta.end.map(|_| ChoiceEnd { reason: FinishReason::Length, stop_reason: None });
         }
         self.timer.tokens(choice, delta.tokens.len(), output.first_scheduled);
@@ -214,7 +229,8 @@ impl Generation {
 
     fn count(&mut self, delta: &Delta, num_cached_tokens: usize) {
         self.usage.completion_tokens += delta.tokens.len() as u32;
-        self.usage.completion_tokens_details = CompletionTokensDetails::default();
+        let reasoning_tokens = self.decoders.iter().map(ChoiceDecoder::num_reasoning_tokens).sum();
+        self.usage.completion_tokens_details = CompletionTokensDetails { reasoning_tokens };
         // Further choices of a prompt find the first one's blocks; that is no gain of the client's.
         if delta.choice.is_multiple_of(self.n) && delta.end.is_some() {
             let PromptTokensDetails { cached_tokens } = &mut self.usage.prompt_tokens_details;

@@ -3,8 +3,10 @@
 //! **Architecture invariant:** this crate knows no kernel internals. Everything that a client can
 //! send is validated here, before it reaches the engine.
 
+mod answer_format;
 pub mod app;
 mod auth;
+mod chat_answer;
 pub mod config;
 mod error;
 mod event_stream;
@@ -20,4 +22,5 @@ mod sse;
 mod startup;
 mod state;
 mod token_text;
+mod tools;
 mod validate;

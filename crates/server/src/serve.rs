@@ -115,9 +115,10 @@ fn ready_line(
         format!("curl {url}/v1/completions -H 'content-type: application/json' -d '{{\"prompt\":[1,2,3]}}'")
     };
     format!(
-        "ready in {:.1} s at {url} | model {} | context {} | KV {kv_tokens} tokens | {dtype} | try: {call}",
+        "ready in {:.1} s at {url} | model {} | dialect {} | context {} | KV {kv_tokens} tokens | {dtype} | try: {call}",
         elapsed.as_secs_f64(),
         serving.model_names[0],
+        serving.dialect.name(),
         serving.max_model_len,
     )
 }

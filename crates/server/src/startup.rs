@@ -1,12 +1,12 @@
 //! From a checkpoint to a running engine.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
-use moesaic_chat::{PromptRenderer, Tokenizer};
+use moesaic_chat::{Dialect, Markers, PromptRenderer, Tokenizer};
 use moesaic_engine::{Engine, EngineConfig};
 use moesaic_model::{Architecture, CausalLm, Checkpoint, KvCacheSpec, LoadOptions, Progress};
 use moesaic_scheduler::SchedulerConfig;
@@ -98,12 +98,17 @@ pub fn load(state: &AppState) -> Result<Loaded> {
     let root = checkpoint.name();
     let model_names =
         if config.served_model_names.is_empty() { vec![root.clone()] } else { config.served_model_names.clone() };
+    let dialect = config.dialect.or(renderer.as_ref().map(PromptRenderer::dialect)).unwrap_or(Dialect::Plain);
+    let markers = tokenizer.as_deref().map(|tokenizer| Markers::new(dialect, tokenizer)).unwrap_or_default();
     let numerics_name = format!("{numerics:?}");
     let parts = Parts { checkpoint: &checkpoint.digest()?, dtype: dtype.as_str(), numerics: &numerics_name };
     let serving = Serving {
         engine: engine.handle(),
         tokenizer,
         renderer: renderer.map(Arc::new),
+        dialect,
+        markers: Arc::new(markers),
+        grammars: OnceLock::new(),
         model_names,
         root,
         max_model_len: kv.max_model_len,

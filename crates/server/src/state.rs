@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use moesaic_chat::{PromptRenderer, Tokenizer};
+use moesaic_chat::{Dialect, GrammarCompiler, GrammarError, Markers, PromptRenderer, Tokenizer};
 use moesaic_engine::EngineHandle;
 use tokio::sync::Semaphore;
 
@@ -43,6 +43,12 @@ pub struct Serving {
     pub tokenizer: Option<Arc<Tokenizer>>,
     /// Absent for a checkpoint without a chat template.
     pub renderer: Option<Arc<PromptRenderer>>,
+    /// How the model writes thoughts and calls.
+    pub dialect: Dialect,
+    /// Its tokens of control.
+    pub markers: Arc<Markers>,
+    /// Compiler of grammars, once one was needed.
+    pub grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
     /// Names that requests may use; the first is reported.
     pub model_names: Vec<String>,
     /// Name of the checkpoint.

@@ -1,9 +1,10 @@
 //! From request fields to typed settings. Nothing unvalidated reaches the engine.
 
+use std::sync::Arc;
+
 use moesaic_chat::{DecodeOptions, Tokenizer};
 use moesaic_protocol::{SamplingFields, StopSequences};
 use moesaic_scheduler::SamplingParams;
-use serde_json::Value;
 
 use crate::config::Limits;
 use crate::error::ApiError;
@@ -43,6 +44,10 @@ pub struct ValidSampling {
     pub cache_salt: Option<String>,
     /// The client's own id for the response.
     pub request_id: Option<String>,
+    /// The only tokens allowed.
+    pub allowed_token_ids: Option<Arc<[u32]>>,
+    /// Token sequences that must not occur.
+    pub bad_words: Arc<[Vec<u32>]>,
     /// Report ids.
     pub return_token_ids: bool,
     /// Keep only the end of the prompt.
@@ -155,6 +160,8 @@ pub fn sampling(
         priority: priority(fields.priority, limits)?,
         cache_salt: cache_salt(fields.cache_salt.as_deref())?,
         request_id: valid_request_id(fields.request_id.as_deref())?,
+        allowed_token_ids: allowed_token_ids(fields, serving)?,
+        bad_words: bad_words(fields, serving)?,
         return_token_ids: fields.return_token_ids.unwrap_or(false),
         truncate: truncate(fields.truncate_prompt_tokens, endpoint.max_tokens, serving.max_model_len)?,
         stream,
@@ -237,20 +244,6 @@ pub fn check_token_ids(param: &str, ids: &[u32], vocab_size: usize) -> Result<()
     }
 }
 
-/// Refuses anything but plain text as the format of the answer.
-///
-/// # Errors
-/// For any other type.
-pub fn response_format(format: Option<&Value>) -> Result<(), ApiError> {
-    match format.map(|format| &format["type"]) {
-        None => Ok(()),
-        Some(kind) if kind == "text" => Ok(()),
-        Some(kind) => {
-            Err(ApiError::invalid("response_format", format!("type {kind} is not supported yet, only \"text\" is")))
-        }
-    }
-}
-
 fn within(param: &str, value: Option<f32>, default: f32, low: f32, high: f32) -> Result<f32, ApiError> {
     match value {
         None => Ok(default),
@@ -320,6 +313,35 @@ fn stop_token_ids(fields: &SamplingFields, vocab_size: usize) -> Result<Vec<u32>
     }
     check_token_ids("stop_token_ids", &ids, vocab_size)?;
     Ok(ids)
+}
+
+/// The end of the sequence is always allowed: without it no answer could end.
+fn allowed_token_ids(fields: &SamplingFields, serving: &Serving) -> Result<Option<Arc<[u32]>>, ApiError> {
+    let Some(ids) = &fields.allowed_token_ids else { return Ok(None) };
+    if ids.is_empty() {
+        return Err(ApiError::invalid("allowed_token_ids", "must hold at least one token id"));
+    }
+    check_token_ids("allowed_token_ids", ids, serving.vocab_size)?;
+    Ok(Some(ids.iter().chain(&serving.eos_token_ids).copied().collect()))
+}
+
+/// Each word at the beginning of a text and after a space, as vLLM has it.
+fn bad_words(fields: &SamplingFields, serving: &Serving) -> Result<Arc<[Vec<u32>]>, ApiError> {
+    let Some(words) = fields.bad_words.as_ref().filter(|words| !words.is_empty()) else { return Ok(Arc::new([])) };
+    if words.len() > MAX_ENTRIES || words.iter().any(|word| word.is_empty() || word.len() > MAX_STOP_BYTES) {
+        let message = format!("takes up to {MAX_ENTRIES} texts of 1 to {MAX_STOP_BYTES} bytes");
+        return Err(ApiError::invalid("bad_words", message));
+    }
+    let tokenizer =
+        serving.tokenizer.as_ref().ok_or_else(|| ApiError::invalid("bad_words", "this model has no tokenizer"))?;
+    let mut sequences = Vec::new();
+    for word in words {
+        for text in [word.trim_start().to_owned(), format!(" {}", word.trim_start())] {
+            let ids = tokenizer.encode(&text).map_err(|error| ApiError::invalid("bad_words", error.to_string()))?;
+            sequences.extend(Some(ids).filter(|ids| !ids.is_empty()));
+        }
+    }
+    Ok(sequences.into())
 }
 
 fn stops(stop: Option<&StopSequences>) -> Result<Vec<String>, ApiError> {

@@ -4,25 +4,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::State;
-use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use moesaic_chat::{PromptOptions, Tokenizer};
-use moesaic_protocol::{
-    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatMessage, ChatRequest,
-    ChatResponseMessage, Content, ErrorResponse, Role, Usage,
-};
+use moesaic_chat::{ChatFormat, PromptOptions, Tokenizer};
+use moesaic_protocol::{ChatChunk, ChatCompletion, ChatMessage, ChatRequest, Content, ErrorResponse};
+use serde_json::Value;
 
+use crate::answer_format::{AnswerRules, WantedFormat};
 use crate::auth::ClientKey;
+use crate::chat_answer::ChatAnswer;
 use crate::error::ApiError;
-use crate::event_stream::{self, StreamedAnswer};
+use crate::event_stream;
 use crate::extract::ApiJson;
-use crate::generation::{Delta, Generation, Submission, admit, tokenise};
+use crate::generation::{Generation, Submission, admit, tokenise};
 use crate::request_id::RequestId;
 use crate::routes::unix_now;
 use crate::state::{AppState, Serving};
+use crate::tools::ToolSettings;
 use crate::validate::{self, EndpointFields, ValidSampling};
-use crate::{sse, token_text};
 
 /// Answers a conversation.
 #[utoipa::path(
@@ -47,22 +46,39 @@ pub async fn chat_completions(
     let arrived = Instant::now();
     let serving = Arc::clone(state.serving()?);
     let model = serving.check_model(request.model.as_deref())?.to_owned();
-    let sampling = validate_request(&request, &serving, &state)?;
-    let admission = admit(&serving, sampling.n as usize)?;
+    let options = validate_request(&request, &serving, &state)?;
+    let rules = AnswerRules {
+        format: WantedFormat::new(&request.format)?,
+        tools: ToolSettings::new(&request)?,
+        thinking_budget: request.thinking_token_budget,
+    };
+    rules.check(&options)?;
+    let admission = admit(&serving, options.n as usize)?;
     let echo = echoed_text(&request);
-    let (mut prompt, options) = (render(&state, &serving, &request).await?, sampling);
+    let mut prompt = render(&state, &serving, &request, rules.tools.as_ref()).await?;
     let max_tokens = validate::fit_prompt("messages", &mut prompt, &options, serving.max_model_len)?;
     validate::check_prompt_logprobs("messages", prompt.len(), 1, &options)?;
-    let answer = Answer {
+    let answer = ChatAnswer {
         id: format!("chatcmpl-{}", options.request_id.clone().unwrap_or(id)),
         created: unix_now(),
         model,
         prompt_token_ids: options.return_token_ids.then(|| prompt.clone()),
         echo,
+        legacy_functions: rules.tools.as_ref().is_some_and(|tools| tools.legacy),
         serving: Arc::clone(&serving),
+        calls: vec![0; options.n as usize],
         sampling: options,
     };
-    let submission = Submission { prompts: vec![(prompt, max_tokens)], sampling: &answer.sampling, client, arrived };
+    let start = serving.markers.start(&prompt);
+    let chat = ChatFormat {
+        dialect: serving.dialect,
+        markers: Arc::clone(&serving.markers),
+        start,
+        tools: rules.tools.as_ref().map(ToolSettings::names),
+    };
+    let constraint = rules.constraint(&state, &serving, &answer.sampling, start).await?;
+    let prompts = vec![(prompt, max_tokens)];
+    let submission = Submission { prompts, chat: Some(chat), constraint, sampling: &answer.sampling, client, arrived };
     let generation = Generation::submit(&state, &serving, admission, submission)?;
     if answer.sampling.stream {
         return Ok(event_stream::respond(answer, generation, &state));
@@ -77,13 +93,6 @@ fn validate_request(request: &ChatRequest, serving: &Serving, state: &AppState) 
     if let Some(field) = request.unsupported.first() {
         return Err(ApiError::invalid(field, "is not supported"));
     }
-    if request.tools.as_ref().is_some_and(|tools| !tools.is_empty()) && request.tool_choice != Some("none".into()) {
-        return Err(ApiError::invalid("tools", "is not supported yet"));
-    }
-    if request.tool_choice.as_ref().is_some_and(|choice| choice != "none" && choice != "auto") {
-        return Err(ApiError::invalid("tool_choice", "is not supported yet, only \"none\" and \"auto\" are"));
-    }
-    validate::response_format(request.response_format.as_ref())?;
     if request.modalities.as_ref().is_some_and(|modalities| modalities.iter().any(|modality| modality != "text")) {
         return Err(ApiError::invalid("modalities", "only [\"text\"] is supported"));
     }
@@ -119,7 +128,12 @@ fn echoed_text(request: &ChatRequest) -> Option<String> {
     }
 }
 
-async fn render(state: &AppState, serving: &Arc<Serving>, request: &ChatRequest) -> Result<Vec<u32>, ApiError> {
+async fn render(
+    state: &AppState,
+    serving: &Arc<Serving>,
+    request: &ChatRequest,
+    tools: Option<&ToolSettings>,
+) -> Result<Vec<u32>, ApiError> {
     let continues = request.continue_final_message.unwrap_or(false);
     let options = PromptOptions {
         add_generation_prompt: request.add_generation_prompt.unwrap_or(!continues),
@@ -129,7 +143,30 @@ async fn render(state: &AppState, serving: &Arc<Serving>, request: &ChatRequest)
     };
     let cuts = request.sampling.truncate_prompt_tokens.is_some();
     let limit = (!cuts).then_some(serving.max_model_len);
-    render_messages(state, serving, request.messages.clone(), options, limit).await
+    let conversation = Conversation {
+        messages: request.messages.clone(),
+        tools: tools.map(|tools| tools.for_prompt.clone()).unwrap_or_default(),
+        options,
+    };
+    render_messages(state, serving, conversation, limit).await
+}
+
+/// What a prompt is rendered from.
+#[derive(Debug, Clone, Default)]
+pub struct Conversation {
+    /// Oldest first.
+    pub messages: Vec<ChatMessage>,
+    /// As the client sent them.
+    pub tools: Vec<Value>,
+    /// How.
+    pub options: PromptOptions,
+}
+
+impl Conversation {
+    fn num_bytes(&self) -> usize {
+        let texts = self.messages.iter().filter_map(|message| message.content.as_ref()).map(Content::num_bytes);
+        texts.sum::<usize>() + self.tools.iter().map(|tool| tool.to_string().len()).sum::<usize>()
+    }
 }
 
 /// Renders and tokenises a conversation, off the async threads; `max_tokens`: more are refused
@@ -140,160 +177,16 @@ async fn render(state: &AppState, serving: &Arc<Serving>, request: &ChatRequest)
 pub async fn render_messages(
     state: &AppState,
     serving: &Arc<Serving>,
-    messages: Vec<ChatMessage>,
-    options: PromptOptions,
+    conversation: Conversation,
     max_tokens: Option<usize>,
 ) -> Result<Vec<u32>, ApiError> {
     let renderer = serving.renderer.clone();
-    let num_bytes = messages.iter().filter_map(|message| message.content.as_ref()).map(Content::num_bytes).sum();
-    tokenise(state, serving, num_bytes, move |tokenizer: &Tokenizer| {
+    tokenise(state, serving, conversation.num_bytes(), move |tokenizer: &Tokenizer| {
         let renderer =
             renderer.ok_or_else(|| ApiError::bad_request("This model has no chat template: use /v1/completions."))?;
-        let text = renderer.render(&messages, &options)?;
+        let text = renderer.render(&conversation.messages, &conversation.tools, &conversation.options)?;
         validate::check_text_length("messages", text.len(), tokenizer, max_tokens)?;
         tokenizer.encode(&text).map_err(|error| ApiError::invalid("messages", error.to_string()))
     })
     .await
-}
-
-/// What all parts of an answer share.
-struct Answer {
-    id: String,
-    created: u64,
-    model: String,
-    prompt_token_ids: Option<Vec<u32>>,
-    echo: Option<String>,
-    serving: Arc<Serving>,
-    sampling: ValidSampling,
-}
-
-impl Answer {
-    fn logprobs(&self, delta: &Delta) -> Option<ChatLogprobs> {
-        self.sampling.params.logprobs?;
-        let tokenizer = self.serving.tokenizer.as_deref();
-        let of_token = |logprobs| token_text::chat_logprob(tokenizer, logprobs);
-        let content = delta.tokens.iter().filter_map(|token| token.logprobs.as_ref()).map(of_token).collect();
-        Some(ChatLogprobs { content: Some(content), refusal: None })
-    }
-
-    fn token_ids(&self, delta: &Delta) -> Option<Vec<u32>> {
-        self.sampling.return_token_ids.then(|| delta.tokens.iter().map(|token| token.id).collect())
-    }
-
-    /// Folds the deltas into one message per choice.
-    async fn whole(&self, mut generation: Generation) -> Result<ChatCompletion, ApiError> {
-        let mut choices: Vec<ChatChoice> = (0..self.sampling.n).map(|index| self.empty_choice(index)).collect();
-        let mut prompt_rows = Vec::new();
-        while let Some(delta) = generation.next().await? {
-            let choice = &mut choices[delta.choice];
-            choice.message.content.get_or_insert_default().push_str(&delta.text);
-            if let (Some(all), Some(new)) = (&mut choice.logprobs, self.logprobs(&delta)) {
-                all.content.get_or_insert_default().extend(new.content.unwrap_or_default());
-            }
-            if let (Some(all), Some(new)) = (&mut choice.token_ids, self.token_ids(&delta)) {
-                all.extend(new);
-            }
-            if let Some(end) = delta.end {
-                (choice.finish_reason, choice.stop_reason) = (Some(end.reason), end.stop_reason);
-            }
-            if delta.choice == 0 {
-                prompt_rows.extend(delta.prompt_logprobs);
-            }
-        }
-        let prompt_logprobs = self.sampling.wants_prompt_logprobs.map(|num_top| {
-            token_text::prompt_logprobs(self.serving.tokenizer.as_deref(), &prompt_rows, num_top as usize)
-        });
-        Ok(ChatCompletion {
-            id: self.id.clone(),
-            object: "chat.completion".to_owned(),
-            created: self.created,
-            model: self.model.clone(),
-            choices,
-            usage: generation.usage(),
-            system_fingerprint: self.serving.fingerprint.clone(),
-            prompt_logprobs,
-            prompt_token_ids: self.prompt_token_ids.clone(),
-        })
-    }
-
-    fn empty_choice(&self, index: u32) -> ChatChoice {
-        ChatChoice {
-            index,
-            message: ChatResponseMessage {
-                role: Role::Assistant,
-                content: Some(self.echo.clone().unwrap_or_default()),
-                refusal: None,
-            },
-            logprobs: self.logprobs(&Delta::default()),
-            finish_reason: None,
-            stop_reason: None,
-            token_ids: self.token_ids(&Delta::default()),
-        }
-    }
-
-    fn chunk(&self, index: usize, delta: ChatDelta) -> ChatChunk {
-        let choice = ChatChunkChoice {
-            index: index as u32,
-            delta,
-            logprobs: None,
-            finish_reason: None,
-            stop_reason: None,
-            token_ids: None,
-        };
-        ChatChunk {
-            id: self.id.clone(),
-            object: "chat.completion.chunk".to_owned(),
-            created: self.created,
-            model: self.model.clone(),
-            system_fingerprint: self.serving.fingerprint.clone(),
-            choices: vec![choice],
-            usage: None,
-            prompt_token_ids: None,
-        }
-    }
-}
-
-impl StreamedAnswer for Answer {
-    fn sampling(&self) -> &ValidSampling {
-        &self.sampling
-    }
-
-    /// Who speaks, for each choice.
-    fn opening(&self, usage: Option<Usage>) -> Vec<Event> {
-        let chunk = |index: usize| {
-            let content = Some(self.echo.clone().unwrap_or_default());
-            let mut chunk = self.chunk(index, ChatDelta { role: Some(Role::Assistant), content });
-            chunk.usage = usage;
-            if index == 0 {
-                chunk.prompt_token_ids.clone_from(&self.prompt_token_ids);
-            }
-            sse::json(&chunk)
-        };
-        (0..self.sampling.n as usize).map(chunk).collect()
-    }
-
-    /// What is new, then why it ended.
-    fn chunks(&mut self, delta: Delta, usage: Option<Usage>) -> Vec<Event> {
-        let mut chunks = Vec::new();
-        let (logprobs, token_ids) = (self.logprobs(&delta), self.token_ids(&delta));
-        let shows_tokens = logprobs.is_some() || token_ids.is_some() || self.serving.tokenizer.is_none();
-        if !delta.text.is_empty() || (shows_tokens && !delta.tokens.is_empty()) {
-            let mut chunk = self.chunk(delta.choice, ChatDelta { role: None, content: Some(delta.text) });
-            (chunk.choices[0].logprobs, chunk.choices[0].token_ids) = (logprobs, token_ids);
-            chunks.push(chunk);
-        }
-        if let Some(end) = delta.end {
-            let mut chunk = self.chunk(delta.choice, ChatDelta::default());
-            (chunk.choices[0].finish_reason, chunk.choices[0].stop_reason) = (Some(end.reason), end.stop_reason);
-            chunks.push(chunk);
-        }
-        chunks.into_iter().map(|chunk| sse::json(&ChatChunk { usage, ..chunk })).collect()
-    }
-
-    fn usage_chunk(&self, usage: Usage) -> Event {
-        let mut chunk = self.chunk(0, ChatDelta::default());
-        chunk.choices.clear();
-        chunk.usage = Some(usage);
-        sse::json(&chunk)
-    }
 }

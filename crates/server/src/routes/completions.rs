@@ -8,12 +8,13 @@ use axum::extract::State;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use moesaic_chat::{Detokenizer, Tokenizer};
+use moesaic_chat::{Detokenizer, Start, Tokenizer};
 use moesaic_protocol::{
     Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, ErrorResponse, Prompt, Usage,
 };
 use moesaic_scheduler::TokenLogprobs;
 
+use crate::answer_format::{AnswerRules, WantedFormat};
 use crate::auth::ClientKey;
 use crate::error::ApiError;
 use crate::event_stream::{self, StreamedAnswer};
@@ -52,6 +53,8 @@ pub async fn completions(
     let serving = Arc::clone(state.serving()?);
     let model = serving.check_model(request.model.as_deref())?.to_owned();
     let sampling = validate_request(&request, &serving, &state)?;
+    let rules = AnswerRules { format: WantedFormat::new(&request.format)?, ..AnswerRules::default() };
+    rules.check(&sampling)?;
     let num_prompts = num_prompts(&request.prompt);
     let num_choices = num_prompts * sampling.n as usize;
     if num_prompts == 0 || num_choices > state.config.limits.max_choices {
@@ -77,7 +80,8 @@ pub async fn completions(
         sampling,
     };
     let prompts = prompts.into_iter().map(|prompt| (prompt.token_ids, prompt.max_tokens)).collect();
-    let submission = Submission { prompts, sampling: &answer.sampling, client, arrived };
+    let constraint = rules.constraint(&state, &serving, &answer.sampling, Start::Content).await?;
+    let submission = Submission { prompts, chat: None, constraint, sampling: &answer.sampling, client, arrived };
     let generation = Generation::submit(&state, &serving, admission, submission)?;
     if answer.sampling.stream {
         let streamed = Streamed { progress: answer.no_progress(), answer };
@@ -97,7 +101,6 @@ fn validate_request(
     if let Some(field) = request.unsupported.first() {
         return Err(ApiError::invalid(field, "is not supported"));
     }
-    validate::response_format(request.response_format.as_ref())?;
     let logprobs = validate::num_logprobs("logprobs", request.logprobs)?;
     let endpoint = EndpointFields {
         max_tokens_param: "max_tokens",
@@ -222,12 +225,12 @@ impl Answer {
 
     /// What a delta adds to its choice. `None` while there is nothing to show.
     fn piece(&self, delta: Delta, progress: &mut Progress) -> Option<CompletionChoice> {
-        let prompt = self.prompt_of(delta.choice);
+        let (prompt, text) = (self.prompt_of(delta.choice), delta.text());
         progress.prompt_rows.extend(delta.prompt_logprobs);
         let shows_tokens =
             self.num_alternatives.is_some() || self.sampling.return_token_ids || self.serving.tokenizer.is_none();
         let has_tokens_to_show = shows_tokens && !delta.tokens.is_empty();
-        if delta.text.is_empty() && delta.end.is_none() && !has_tokens_to_show {
+        if text.is_empty() && delta.end.is_none() && !has_tokens_to_show {
             return None;
         }
         let opens = !std::mem::replace(&mut progress.begun, true);
@@ -246,7 +249,7 @@ impl Answer {
         }
         Some(CompletionChoice {
             index: delta.choice as u32,
-            text: format!("{echo}{}", delta.text),
+            text: format!("{echo}{text}"),
             logprobs,
             finish_reason: end.as_ref().map(|end| end.reason),
             stop_reason: end.and_then(|end| end.stop_reason),

@@ -7,7 +7,7 @@ use axum::extract::State;
 use moesaic_chat::PromptOptions;
 use moesaic_protocol::{DetokenizeRequest, DetokenizeResponse, ErrorResponse, TokenizeRequest, TokenizeResponse};
 
-use super::chat_completions::render_messages;
+use super::chat_completions::{Conversation, render_messages};
 use crate::error::ApiError;
 use crate::extract::ApiJson;
 use crate::generation::tokenise;
@@ -43,7 +43,8 @@ pub async fn tokenize(
                 variables: request.chat_template_kwargs.unwrap_or_default(),
                 thinking: None,
             };
-            render_messages(&state, &serving, messages, options, None).await?
+            let conversation = Conversation { messages, tools: request.tools.unwrap_or_default(), options };
+            render_messages(&state, &serving, conversation, None).await?
         }
         _ => return Err(ApiError::invalid("prompt", "give either a prompt or at least one message")),
     };

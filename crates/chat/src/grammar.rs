@@ -1,0 +1,291 @@
+//! Grammars of answers, compiled to token masks by llguidance.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use crate::dialect::{ArgumentFormat, CallFormat};
+use crate::{Dialect, Markers, Tokenizer};
+
+/// Bounds of a grammar: what exceeds them is refused, never allowed to slow the server down.
+const MAX_SOURCE_BYTES: usize = 256 << 10;
+const MAX_CHOICES: usize = 4096;
+const LIMITS: ParserLimits = ParserLimits {
+    max_items_in_row: 2000,
+    initial_lexer_fuel: 1_000_000,
+    step_lexer_fuel: 200_000,
+    step_max_items: 50_000,
+    max_lexer_states: 50_000,
+    max_grammar_size: 200_000,
+    precompute_large_lexemes: true,
+    verbose_errors: false,
+};
+
+/// Why a grammar was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct GrammarError(String);
+
+impl GrammarError {
+    /// Texts cannot be constrained without a tokenizer.
+    pub fn no_tokenizer() -> Self {
+        Self("this model has no tokenizer, so its output cannot be constrained".to_owned())
+    }
+}
+
+/// What an answer must look like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AnswerFormat {
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that a schema describes.
+    JsonSchema(Value),
+    /// Text that a regular expression matches as a whole.
+    Regex(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+    /// Text of a grammar in llguidance's dialect of lark.
+    Lark(String),
+    /// Tool calls.
+    Calls(CallRules),
+}
+
+/// Which calls an answer may or must hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallRules {
+    /// Functions with the schemas of their arguments.
+    pub tools: Vec<(String, Value)>,
+    /// What may stand in a call's place.
+    pub otherwise: Otherwise,
+    /// More than one call is allowed.
+    pub parallel: bool,
+}
+
+/// What an answer may be where it holds no call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Otherwise {
+    /// A call is a must.
+    Nothing,
+    /// Free text, also in front of a call.
+    Text,
+    /// JSON that a schema describes.
+    Json(Value),
+}
+
+/// Compiles grammars for one tokenizer.
+pub struct GrammarCompiler {
+    factory: ParserFactory,
+}
+
+impl std::fmt::Debug for GrammarCompiler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GrammarCompiler")
+    }
+}
+
+impl GrammarCompiler {
+    /// Builds the tables that all grammars share: some tenths of a second for a large vocabulary.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot be used for grammars.
+    pub fn new(tokenizer: Arc<Tokenizer>, eos_token_ids: &[u32]) -> Result<Self, GrammarError> {
+        let Some(first_eos) = eos_token_ids.first() else {
+            return Err(GrammarError(
+                "the model has no end-of-sequence token, so constrained output cannot end".to_owned(),
+            ));
+        };
+        // Tokens of control are out of reach for texts: the marker byte occurs in no UTF-8.
+        let word = |id: u32| {
+            let bytes = tokenizer.token_bytes(id);
+            let marker = tokenizer.is_control(id).then_some(TokTrie::SPECIAL_TOKEN_MARKER);
+            marker.into_iter().chain(bytes.iter().copied()).collect::<Vec<u8>>()
+        };
+        let words: Vec<Vec<u8>> = (0..tokenizer.num_ids() as u32).map(word).collect();
+        let trie =
+            TokTrie::from(&TokRxInfo::new(words.len() as u32, *first_eos), &words).with_eos_tokens(eos_token_ids);
+        let environment: TokEnv = Arc::new(Environment { trie, tokenizer });
+        let slices = llguidance::earley::SlicedBiasComputer::json_slices();
+        let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
+            .map_err(|error| GrammarError(error.to_string()))?;
+        factory.quiet();
+        *factory.limits_mut() = LIMITS;
+        Ok(Self { factory })
+    }
+
+    /// Compiles a grammar. May take long for hostile input, though never without end: call it off the async
+    /// threads, with a time limit.
+    ///
+    /// # Errors
+    /// When it is invalid, unsupported or exceeds a bound.
+    pub fn compile(
+        &self,
+        format: &AnswerFormat,
+        dialect: Dialect,
+        markers: &Markers,
+    ) -> Result<CompiledGrammar, GrammarError> {
+        let grammar = match format {
+            AnswerFormat::JsonObject => TopLevelGrammar::from_json_schema(compact(&json!({"type": "object"}))?),
+            AnswerFormat::JsonSchema(schema) => TopLevelGrammar::from_json_schema(compact(schema)?),
+            AnswerFormat::Regex(pattern) => TopLevelGrammar::from_regex(bounded(pattern)?),
+            AnswerFormat::Choice(choices) => TopLevelGrammar::from_lark(choice(choices)?),
+            AnswerFormat::Lark(source) => TopLevelGrammar::from_lark(bounded(source)?.to_owned()),
+            AnswerFormat::Calls(rules) => TopLevelGrammar::from_lark(calls(rules, &dialect.call_format(markers))?),
+        };
+        // Some contradictions, such as a definition that is only itself, end in a panic there.
+        let parser = catch_unwind(AssertUnwindSafe(|| self.factory.create_parser(grammar)))
+            .map_err(|_| GrammarError("is contradictory: it cannot be compiled".to_owned()))?
+            .map_err(|error| GrammarError(first_line(&error.to_string())))?;
+        let mut matcher = Matcher::new(Ok(parser));
+        // What nothing can satisfy shows at the first token.
+        match matcher.compute_mask_or_eos() {
+            Err(error) => Err(GrammarError(first_line(&error.to_string()))),
+            Ok(mask) if mask.is_zero() => Err(GrammarError("nothing can satisfy it".to_owned())),
+            Ok(_) => Ok(CompiledGrammar(matcher)),
+        }
+    }
+}
+
+/// A grammar at its beginning.
+#[derive(Clone)]
+pub struct CompiledGrammar(pub(crate) Matcher);
+
+impl std::fmt::Debug for CompiledGrammar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CompiledGrammar")
+    }
+}
+
+struct Environment {
+    trie: TokTrie,
+    tokenizer: Arc<Tokenizer>,
+}
+
+impl TokenizerEnv for Environment {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+
+    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
+        self.trie.tokenize_with_greedy_fallback(bytes, |text| self.tokenizer.encode(text).unwrap_or_default())
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+fn bounded(source: &str) -> Result<&str, GrammarError> {
+    match source.len() {
+        0 => Err(GrammarError("must not be empty".to_owned())),
+        length if length > MAX_SOURCE_BYTES => {
+            Err(GrammarError(format!("has {length} bytes, at most {MAX_SOURCE_BYTES} are taken")))
+        }
+        _ => Ok(source),
+    }
+}
+
+/// The schema without room for white space: every answer is as short as its content.
+fn compact(schema: &Value) -> Result<Value, GrammarError> {
+    bounded(&schema.to_string())?;
+    let mut schema = match schema {
+        Value::Object(map) => map.clone(),
+        Value::Bool(true) => Map::new(),
+        _ => return Err(GrammarError("must be an object".to_owned())),
+    };
+    schema.insert("x-guidance".to_owned(), json!({"whitespace_flexible": false}));
+    Ok(schema.into())
+}
+
+fn choice(choices: &[String]) -> Result<String, GrammarError> {
+    if choices.is_empty() || choices.len() > MAX_CHOICES {
+        return Err(GrammarError(format!("must hold 1 to {MAX_CHOICES} texts")));
+    }
+    if choices.iter().any(String::is_empty) {
+        return Err(GrammarError("must not hold an empty text".to_owned()));
+    }
+    let quoted: Vec<String> = choices.iter().map(|choice| quote(choice)).collect();
+    bounded(&quoted.concat())?;
+    Ok(format!("start: {}", quoted.join(" | ")))
+}
+
+/// A string literal of lark.
+fn quote(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// The grammar of an answer with calls.
+fn calls(rules: &CallRules, format: &CallFormat) -> Result<String, GrammarError> {
+    let mut lines = Vec::new();
+    for (index, (name, schema)) in rules.tools.iter().enumerate() {
+        let literal = quote(&format!("{}{name}{}", format.around_name.0, format.around_name.1));
+        let arguments = arguments(index, schema, format.arguments, &mut lines)?;
+        let CallFormat { before_name, before_arguments, after, .. } = format;
+        lines.push(format!("call_{index}: {before_name} {literal} {before_arguments} {arguments} {after}"));
+    }
+    let names: Vec<String> = (0..rules.tools.len()).map(|index| format!("call_{index}")).collect();
+    lines.push(format!("call: {}", names.join(" | ")));
+    let more = if rules.parallel { format!("({} call)*", format.between) } else { String::new() };
+    lines.push(format!("calls: {} call {more} {}", format.open, format.close));
+    lines.push(match &rules.otherwise {
+        Otherwise::Nothing => "start: calls".to_owned(),
+        // Free text holds no token of control, so the one that opens a call always opens one.
+        Otherwise::Text => "start: TEXT? calls?\nTEXT: /(?s:.)+/".to_owned(),
+        Otherwise::Json(schema) => format!("start: calls | answer\nanswer: %json {}", compact(schema)?),
+    });
+    Ok(lines.join("\n"))
+}
+
+/// Adds the rules of one function's arguments and gives the name of the first.
+fn arguments(
+    index: usize,
+    schema: &Value,
+    format: ArgumentFormat,
+    lines: &mut Vec<String>,
+) -> Result<String, GrammarError> {
+    let rule = format!("arguments_{index}");
+    let mut object = schema.as_object().cloned().unwrap_or_default();
+    if !["type", "$ref", "anyOf"].iter().any(|key| object.contains_key(*key)) {
+        object.insert("type".to_owned(), "object".into());
+    }
+    match format {
+        ArgumentFormat::Json => lines.push(format!("{rule}: %json {}", compact(&object.into())?)),
+        ArgumentFormat::Tags => tags(&rule, &object, lines)?,
+    }
+    Ok(rule)
+}
+
+/// Arguments as DeepSeek-V3.2's tags, in the order of the schema.
+fn tags(rule: &str, object: &Map<String, Value>, lines: &mut Vec<String>) -> Result<(), GrammarError> {
+    let required = object.get("required").and_then(Value::as_array);
+    let mut parts = Vec::new();
+    for (number, (name, schema)) in
+        object.get("properties").and_then(Value::as_object).into_iter().flatten().enumerate()
+    {
+        let part = format!("{rule}_{number}");
+        let mut schema = schema.as_object().cloned().unwrap_or_default();
+        if let Some(definitions) = object.get("$defs") {
+            schema.insert("$defs".to_owned(), definitions.clone());
+        }
+        let is_bound = ["enum", "const", "pattern", "format"].iter().any(|key| schema.contains_key(*key));
+        let is_text = schema.get("type").is_some_and(|kind| kind == "string") && !is_bound;
+        let open = quote(&format!("<｜DSML｜parameter name=\"{name}\" string=\"{is_text}\">"));
+        let value = if is_text {
+            // Up to the closing tag.
+            lines.push(format!("{}: /([^<]|<[^\\/])*/", part.to_uppercase()));
+            part.to_uppercase()
+        } else {
+            lines.push(format!("{part}_json: %json {}", compact(&schema.into())?));
+            format!("{part}_json")
+        };
+        lines.push(format!("{part}: {open} {value} \"</｜DSML｜parameter>\\n\""));
+        let is_required = required.is_some_and(|names| names.iter().any(|required| required == name));
+        parts.push(if is_required { part } else { format!("{part}?") });
+    }
+    lines.push(format!("{rule}: {}", if parts.is_empty() { "\"\"".to_owned() } else { parts.join(" ") }));
+    Ok(())
+}

@@ -1,0 +1,282 @@
+//! Structured output: whatever the schema, the temperature and the weights, the answer is valid.
+
+use futures::StreamExt;
+use futures::stream;
+use serde_json::{Map, Value, json};
+
+use crate::server::{Server, chat};
+
+/// A small deterministic source of choices.
+struct Choices(u64);
+
+impl Choices {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// A schema that bounds its answers, so that each ends by itself whatever the weights.
+fn schema(choices: &mut Choices, depth: u32) -> Value {
+    let kinds = if depth == 0 { 9 } else { 13 };
+    match choices.below(kinds) {
+        0 => json!({"type": "string", "maxLength": choices.below(12)}),
+        1 => json!({"type": "string", "minLength": 2, "maxLength": 5}),
+        2 => {
+            let pattern = ["^[a-f]{2,6}$", "^\\d{3}-[A-Z]{2}$", "^(ja|nein|ßü)$"][choices.below(3) as usize];
+            json!({"type": "string", "pattern": pattern})
+        }
+        3 => json!({"type": "integer", "minimum": -(choices.below(50) as i64), "maximum": choices.below(1000)}),
+        4 => json!({"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 0.25}),
+        5 => json!({"type": "boolean"}),
+        6 => json!({"type": ["null", "boolean"]}),
+        7 => json!({"enum": ["red", "grün", "蓝色", 5, null, {"a": [1]}]}),
+        8 => json!({"const": {"version": 1, "text": "a \"quoted\" 🦊"}}),
+        9 => {
+            let low = choices.below(3);
+            json!({"type": "array", "items": schema(choices, depth - 1), "minItems": low, "maxItems": low + choices.below(3)})
+        }
+        10 => json!({"anyOf": [schema(choices, depth - 1), schema(choices, depth - 1)]}),
+        11 => {
+            json!({"type": "array", "prefixItems": [schema(choices, depth - 1), {"type": "boolean"}], "items": false, "minItems": 2})
+        }
+        _ => object(choices, depth - 1),
+    }
+}
+
+fn object(choices: &mut Choices, depth: u32) -> Value {
+    let (mut properties, mut required) = (Map::new(), Vec::new());
+    for name in ["name", "größe", "item list", "x", "is_ok"].iter().take(1 + choices.below(5) as usize) {
+        properties.insert((*name).to_owned(), schema(choices, depth));
+        if choices.below(3) > 0 {
+            required.push(*name);
+        }
+    }
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+/// Every third through definitions, one of which may hold itself.
+fn whole_schema(seed: u64) -> Value {
+    let mut choices = Choices(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1);
+    let mut root = object(&mut choices, 2);
+    if seed.is_multiple_of(3) {
+        root["$defs"] = json!({
+            "part": schema(&mut choices, 1),
+            "node": {
+                "type": "object", "additionalProperties": false, "required": ["leaf"],
+                "properties": {"leaf": {"$ref": "#/$defs/part"}, "next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]}},
+            },
+        });
+        root["properties"]["tree"] = json!({"$ref": "#/$defs/node"});
+        root["required"].as_array_mut().unwrap().push(json!("tree"));
+    }
+    root
+}
+
+/// Asks an independent validator.
+fn check(schema: &Value, value: &Value) {
+    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+    compiler.add_resource("schema.json", schema.clone()).unwrap();
+    let index = compiler.compile("schema.json", &mut schemas).unwrap();
+    schemas.validate(value, index).unwrap_or_else(|error| panic!("{schema}: {value}: {error}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_is_valid() {
+    let server = Server::start(&[]);
+    let ask = async |seed: u64| {
+        let schema = whole_schema(seed);
+        let mut valid = 0;
+        for temperature in [0.0, 1.0, 2.0] {
+            let mut body = chat("Fill in the form.");
+            body["temperature"] = json!(temperature);
+            body["max_tokens"] = json!(2000);
+            body["seed"] = json!(seed);
+            body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "form", "schema": schema}});
+            let answer = server.ask("/v1/chat/completions", body).await;
+            let choice = &answer["choices"][0];
+            assert_eq!(choice["finish_reason"], "stop", "{schema}: {choice}");
+            let text = choice["message"]["content"].as_str().unwrap();
+            let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{schema}: {text}: {error}"));
+            check(&schema, &value);
+            valid += 1;
+        }
+        valid
+    };
+    let valid: Vec<u32> = stream::iter(0..200_u64).map(ask).buffer_unordered(32).collect().await;
+    println!("{} of {} answers are valid", valid.iter().sum::<u32>(), 600);
+    assert_eq!(valid.iter().sum::<u32>(), 600);
+    server.wait_for_metric("vllm:num_requests_running", 0.0).await;
+}
+
+#[tokio::test]
+async fn other_formats() {
+    let server = Server::start(&[]);
+    let text = async |change: Value| {
+        let mut body = chat("Say something.");
+        body["temperature"] = json!(2);
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let answer = server.ask("/v1/chat/completions", body).await;
+        answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    };
+    for seed in 0..20 {
+        let choice = text(json!({"guided_choice": ["rot", "grün", "blau und grün"], "seed": seed})).await;
+        assert!(["rot", "grün", "blau und grün"].contains(&choice.as_str()), "{choice}");
+        let number = text(json!({"guided_regex": "[1-9][0-9]{2}\\.(00|50)", "seed": seed})).await;
+        assert!(number.len() == 6 && number.parse::<f32>().is_ok(), "{number}");
+        let word =
+            text(json!({"structured_outputs": {"grammar": "start: A+ \"!\"\nA: \"a\" | \"b\""}, "seed": seed})).await;
+        assert!(word.trim_start_matches(['a', 'b']) == "!" && word.len() > 1, "{word}");
+    }
+    let mut body = chat("An object, please.");
+    body["response_format"] = json!({"type": "json_object"});
+    body["max_tokens"] = json!(3);
+    let answer = server.ask("/v1/chat/completions", body).await;
+    assert_eq!(answer["choices"][0]["finish_reason"], "length", "an answer that was cut says so");
+    let completion = json!({"prompt": "A color:", "guided_choice": ["red", "blue"], "n": 3, "temperature": 2});
+    for choice in server.ask("/v1/completions", completion).await["choices"].as_array().unwrap() {
+        assert!(["red", "blue"].contains(&choice["text"].as_str().unwrap()), "{choice}");
+        assert_eq!(choice["finish_reason"], "stop");
+    }
+}
+
+fn weather_tools() -> Value {
+    let city = json!({"type": "string", "minLength": 1, "maxLength": 20});
+    json!([
+        {"type": "function", "function": {"name": "get_weather", "description": "Weather of a city", "parameters": {
+            "type": "object", "properties": {"city": city, "unit": {"enum": ["C", "F"]}}, "required": ["city"], "additionalProperties": false,
+        }}},
+        {"type": "function", "function": {"name": "get_time", "parameters": {
+            "type": "object", "properties": {"zone": {"type": "integer", "minimum": -12, "maximum": 12}}, "required": ["zone"],
+            "additionalProperties": false,
+        }}},
+    ])
+}
+
+fn check_call(call: &Value) -> &str {
+    let (name, arguments) =
+        (call["function"]["name"].as_str().unwrap(), call["function"]["arguments"].as_str().unwrap());
+    let tools = weather_tools();
+    let tool = tools.as_array().unwrap().iter().find(|tool| tool["function"]["name"] == name).expect("an offered tool");
+    let arguments: Value = serde_json::from_str(arguments).unwrap_or_else(|error| panic!("{call}: {error}"));
+    check(&tool["function"]["parameters"], &arguments);
+    assert!(call["id"].as_str().unwrap().starts_with("call_"), "{call}");
+    name
+}
+
+#[tokio::test]
+async fn required_calls_always_parse() {
+    let server = Server::start(&[]);
+    let named = json!({"type": "function", "function": {"name": "get_time"}});
+    let allowed = json!({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named]}});
+    for seed in 0..12 {
+        for (choice, parallel) in
+            [(json!("required"), false), (json!("required"), true), (named.clone(), false), (allowed.clone(), false)]
+        {
+            let mut body = chat("What is it like there?");
+            body["tools"] = weather_tools();
+            body["tool_choice"] = choice.clone();
+            (body["seed"], body["temperature"], body["max_tokens"]) = (json!(seed), json!(1.5), json!(3000));
+            if parallel {
+                body["parallel_tool_calls"] = json!(true);
+            }
+            // In half of the cases after a thought.
+            if seed % 2 == 0 {
+                (body["reasoning_effort"], body["thinking_token_budget"]) = (json!("low"), json!(5));
+            }
+            let answer = server.ask("/v1/chat/completions", body.clone()).await;
+            let (message, reason) = (&answer["choices"][0]["message"], &answer["choices"][0]["finish_reason"]);
+            let calls = message["tool_calls"].as_array().unwrap_or_else(|| panic!("{answer}"));
+            assert!(reason == "tool_calls" && message["content"].is_null(), "{answer}");
+            let names: Vec<&str> = calls.iter().map(check_call).collect();
+            assert!(parallel || names.len() == 1, "{names:?}");
+            assert!(choice == "required" || names == ["get_time"], "{names:?}");
+            let thought = answer["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap();
+            assert!(thought <= if seed % 2 == 0 { 6 } else { 0 }, "{answer}");
+            let events = server.stream("/v1/chat/completions", body).await;
+            assert_eq!(streamed_calls(&events), without_ids(calls));
+        }
+    }
+}
+
+fn without_ids(calls: &[Value]) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    calls.iter().map(|call| (text(&call["function"]["name"]), text(&call["function"]["arguments"]))).collect()
+}
+
+/// Joins the parts of calls, as SDKs do.
+fn streamed_calls(events: &[Value]) -> Vec<(String, String)> {
+    let mut calls: Vec<(String, String)> = Vec::new();
+    for part in events.iter().filter_map(|event| event["choices"][0]["delta"]["tool_calls"].as_array()).flatten() {
+        let index = part["index"].as_u64().unwrap() as usize;
+        if let Some(name) = part["function"]["name"].as_str() {
+            assert_eq!(index, calls.len(), "{part}");
+            assert!(part["id"].is_string() && part["type"] == "function", "{part}");
+            calls.push((name.to_owned(), String::new()));
+        }
+        calls[index].1.push_str(part["function"]["arguments"].as_str().unwrap_or_default());
+    }
+    calls
+}
+
+#[tokio::test]
+async fn legacy_functions() {
+    let server = Server::start(&[]);
+    let mut body = chat("What is it like there?");
+    body["functions"] = weather_tools().as_array().unwrap().iter().map(|tool| tool["function"].clone()).collect();
+    body["function_call"] = json!({"name": "get_time"});
+    let choice = server.ask("/v1/chat/completions", body).await["choices"][0].clone();
+    assert_eq!(choice["finish_reason"], "function_call", "{choice}");
+    assert_eq!(choice["message"]["function_call"]["name"], "get_time", "{choice}");
+    assert!(choice["message"].get("tool_calls").is_none(), "{choice}");
+}
+
+/// A constraint follows accepted tokens, so preemption and prefix hits do not disturb it.
+#[tokio::test(flavor = "multi_thread")]
+async fn constraints_survive_preemption() {
+    let server = Server::start(&["--kv-cache-memory", "200K", "--max-model-len", "512"]);
+    let schema = json!({"type": "array", "minItems": 12, "maxItems": 12, "items": {"type": "string", "minLength": 4, "maxLength": 9}});
+    let ask = async |seed: u64| {
+        let mut body = chat("Words.");
+        (body["seed"], body["max_tokens"], body["n"]) = (json!(seed), json!(450), json!(2));
+        body["guided_json"] = schema.clone();
+        let answer = server.ask("/v1/chat/completions", body).await;
+        for choice in answer["choices"].as_array().unwrap() {
+            let value: Value = serde_json::from_str(choice["message"]["content"].as_str().unwrap()).unwrap();
+            check(&schema, &value);
+        }
+    };
+    stream::iter(0..12_u64).for_each_concurrent(12, ask).await;
+    assert!(server.metric("vllm:num_preemptions_total").await > 0.0, "memory was not short");
+}
+
+#[tokio::test]
+async fn words_tokens_and_thoughts_are_bounded() {
+    let server = Server::start(&[]);
+    let ids = |answer: &Value| -> Vec<u64> {
+        answer["choices"][0]["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+    };
+    let mut body = chat("Hello!");
+    (body["return_token_ids"], body["max_tokens"], body["temperature"]) = (json!(true), json!(40), json!(2));
+    body["allowed_token_ids"] = json!([70, 71, 72]);
+    let answer = server.ask("/v1/chat/completions", body.clone()).await;
+    assert!(ids(&answer).iter().all(|id| [70, 71, 72, 1].contains(id)), "{answer}");
+
+    body["allowed_token_ids"] = Value::Null;
+    body["temperature"] = json!(0);
+    let free = server.ask("/v1/chat/completions", body.clone()).await;
+    let text = free["choices"][0]["message"]["content"].as_str().unwrap();
+    let word = text.split_whitespace().find(|word| word.len() > 1).expect("a word").to_owned();
+    body["bad_words"] = json!([word]);
+    let answer = server.ask("/v1/chat/completions", body.clone()).await;
+    assert_ne!(ids(&free), ids(&answer), "{word:?} was said before");
+
+    body["bad_words"] = Value::Null;
+    body["reasoning_effort"] = json!("high");
+    for budget in [0, 1, 7] {
+        body["thinking_token_budget"] = json!(budget);
+        let answer = server.ask("/v1/chat/completions", body.clone()).await;
+        let details = &answer["usage"]["completion_tokens_details"];
+        assert!(details["reasoning_tokens"].as_u64().unwrap() <= budget + 1, "the closing token counts: {answer}");
+    }
+}
