@@ -60,8 +60,8 @@ fn bad_requests() -> Vec<Case> {
         chat_case(json!({"repetition_penalty": 0}), "repetition_penalty"),
         chat_case(json!({"repetition_penalty": 1e-40}), "repetition_penalty"),
         chat_case(json!({"priority": -1}), "priority"),
-        chat_case(json!({"min_tokens": 1, "stop_token_ids": (0..1024).collect::<Vec<u32>>()}), "stop_token_ids"),
-        chat_case(json!({"logit_bias": {"1024": 1}}), "logit_bias"),
+        chat_case(json!({"min_tokens": 1, "allowed_token_ids": [1]}), "allowed_token_ids"),
+        chat_case(json!({"logit_bias": {"1536": 1}}), "logit_bias"),
         chat_case(json!({"logit_bias": {"x": 1}}), "logit_bias"),
         chat_case(json!({"logit_bias": {"5": 101}}), "logit_bias"),
         chat_case(json!({"stop": ""}), "stop"),
@@ -93,7 +93,7 @@ fn bad_requests() -> Vec<Case> {
         completion(json!({"prompt": [[]]}), "prompt"),
         completion(json!({"prompt": {"a": 1}}), "prompt"),
         completion(json!({"prompt": [1, -1]}), "prompt[1]"),
-        completion(json!({"prompt": [1024]}), "prompt"),
+        completion(json!({"prompt": [1536]}), "prompt"),
         completion(json!({"prompt": vec!["x"; 17]}), "prompt"),
         completion(json!({"prompt": ["a", "b"], "n": 9}), "prompt"),
         completion(json!({"logprobs": 21}), "logprobs"),
@@ -107,7 +107,7 @@ fn bad_requests() -> Vec<Case> {
         case("/tokenize", json!({"messages": [{"role": "user", "content": "hi"}]}), "prompt"),
         case("/tokenize", json!({"prompt": null}), "prompt"),
         case("/detokenize", json!({}), "tokens"),
-        case("/detokenize", json!({"tokens": [1024]}), "tokens"),
+        case("/detokenize", json!({"tokens": [1536]}), "tokens"),
     ];
     for (path, field, value) in [
         ("/v1/chat/completions", "messages", json!([{"role": "user", "content": long}])),
@@ -358,7 +358,7 @@ async fn cached_prompts_are_not_shared_between_keys() {
 async fn overload_is_answered_at_once() {
     let server = Server::start(&["--max-num-seqs", "1", "--max-queued-requests", "1"]);
     let mut long = chat("tell me everything");
-    long["max_tokens"] = json!(8000);
+    (long["max_tokens"], long["ignore_eos"]) = (json!(8000), json!(true));
     long["stream"] = json!(true);
     let running = server.post("/v1/chat/completions", &long).send().await.unwrap();
     let waiting = server.post("/v1/chat/completions", &long).send().await.unwrap();
@@ -424,7 +424,7 @@ async fn priorities_when_allowed() {
 async fn time_limits_end_requests() {
     let server = Server::start(&["--request-timeout-seconds", "1", "--max-num-seqs", "1"]);
     let mut long = chat("tell me everything");
-    long["max_tokens"] = json!(8000);
+    (long["max_tokens"], long["ignore_eos"]) = (json!(8000), json!(true));
     let response = server.post("/v1/chat/completions", &long).send().await.unwrap();
     assert_eq!(response.status(), 408);
     let events = server.stream("/v1/chat/completions", long).await;

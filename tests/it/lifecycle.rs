@@ -19,7 +19,7 @@ async fn up_in_a_second_and_small() {
     // The best of three: other tests run on the same cores.
     let (elapsed, server) = (0..3).map(|_| start()).min_by_key(|(elapsed, _)| *elapsed).unwrap();
     assert!(elapsed < Duration::from_secs(1), "ready after {elapsed:?}");
-    for part in ["http://127.0.0.1:", "model moesaic-demo", "context 8192", "KV 262144 tokens", "bf16", "curl "] {
+    for part in ["http://127.0.0.1:", "model moesaic-demo", "context 8192", "KV 69904 tokens", "bf16", "curl "] {
         assert!(server.ready_line.contains(part), "{part:?} is not in {:?}", server.ready_line);
     }
     server.ask("/v1/chat/completions", chat("hello")).await;
@@ -43,7 +43,7 @@ fn an_open_server_says_so() {
 async fn requests_in_flight_finish_before_the_end() {
     let mut server = Server::start(&[]);
     let mut body = chat("a story");
-    body["max_tokens"] = json!(1000);
+    (body["max_tokens"], body["ignore_eos"]) = (json!(1000), json!(true));
     body["stream"] = json!(true);
     let response = server.post("/v1/chat/completions", &body).send().await.unwrap();
     server.signal("TERM");
@@ -218,7 +218,7 @@ fn files_that_do_not_belong_together() {
     let serve = |model: &Path| run(&["serve", "--port", "0", "--model", model.to_str().unwrap()]);
     let (code, _, error) = serve(&model);
     assert_eq!(code, Some(1));
-    assert!(error.contains("tokenizer.json") && error.contains("1023") && error.contains("999"), "{error}");
+    assert!(error.contains("tokenizer.json") && error.contains("1535") && error.contains("999"), "{error}");
     let hostile = std::fs::read_to_string(model.join("tokenizer.json")).unwrap();
     let hostile = hostile.replacen("\"<｜▁pad▁｜>\": 2,", "\"<｜▁pad▁｜>\": 4294967294,", 1);
     assert!(hostile.contains("4294967294"));

@@ -5,12 +5,14 @@
 mod architecture;
 mod bench;
 mod branches;
+mod demo_model;
 mod errors;
 mod fixtures;
 mod golden;
 mod invariance;
 mod lifecycle;
 mod openapi;
+mod page;
 mod second_opinion;
 mod server;
 mod streaming;

@@ -125,7 +125,8 @@ async fn other_formats() {
         let number = text(json!({"guided_regex": "[1-9][0-9]{2}\\.(00|50)", "seed": seed})).await;
         assert!(number.len() == 6 && number.parse::<f32>().is_ok(), "{number}");
         let word =
-            text(json!({"structured_outputs": {"grammar": "start: A+ \"!\"\nA: \"a\" | \"b\""}, "seed": seed})).await;
+            text(json!({"structured_outputs": {"grammar": "start: A{1,8} \"!\"\nA: \"a\" | \"b\""}, "seed": seed}))
+                .await;
         assert!(word.trim_start_matches(['a', 'b']) == "!" && word.len() > 1, "{word}");
     }
     let mut body = chat("An object, please.");
@@ -229,12 +230,102 @@ async fn legacy_functions() {
     assert_eq!(choice["finish_reason"], "function_call", "{choice}");
     assert_eq!(choice["message"]["function_call"]["name"], "get_time", "{choice}");
     assert!(choice["message"].get("tool_calls").is_none(), "{choice}");
+    // The older form of the history.
+    let mut body = chat("What time is it?");
+    let messages = body["messages"].as_array_mut().unwrap();
+    messages.push(json!({"role": "assistant", "content": null, "function_call": {"name": "get_time", "arguments": "{\"zone\":1}"}}));
+    messages.push(json!({"role": "function", "name": "get_time", "content": "12:00"}));
+    body["return_token_ids"] = json!(true);
+    let answer = server.ask("/v1/chat/completions", body).await;
+    let prompt = server.ask("/detokenize", json!({"tokens": answer["prompt_token_ids"]})).await["prompt"].clone();
+    assert!(prompt.as_str().unwrap().contains("get_time<｜tool▁sep｜>{\"zone\":1}"), "{prompt}");
+    assert!(prompt.as_str().unwrap().contains("<｜tool▁output▁begin｜>12:00"), "{prompt}");
+}
+
+/// Grammars made to hurt are refused or end alone; the server goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_grammars_hurt_nobody_else() {
+    let server = Server::start(&[]);
+    let chain: String = (0..9000).fold("start: r0\n".to_owned(), |text, n| text + &format!("r{n}: \"a\" r{}\n", n + 1))
+        + "r9000: \"b\"";
+    let terminals: String = (0..3000)
+        .fold("start: T0\n".to_owned(), |text, n| text + &format!("T{n}: \"a\" T{}\n", n + 1))
+        + "T3000: \"b\"";
+    let wide: Map<String, Value> = (0..8000).map(|n| (format!("p{n}"), json!({"type": "string"}))).collect();
+    let mut links: Map<String, Value> =
+        (0..3000).map(|n| (format!("d{n}"), json!({"$ref": format!("#/$defs/d{}", n + 1)}))).collect();
+    links.insert("d3000".to_owned(), json!({"type": "boolean"}));
+    for change in [
+        json!({"guided_grammar": chain}),
+        json!({"guided_grammar": terminals}),
+        json!({"guided_json": {"type": "object", "properties": wide}}),
+        json!({"guided_json": {"$ref": "#/$defs/d0", "$defs": links}}),
+        json!({"guided_regex": "(((((a{1,1000}){1,1000}){1,1000})b){1,1000}c){1,1000}"}),
+        json!({"guided_grammar": "start: s\ns: s s s | s s | /[a-z]/ | \"x\"", "max_tokens": 200}),
+        json!({"guided_grammar": "start: a\na: a a | a a a | \"\"", "max_tokens": 200}),
+    ] {
+        let mut body = chat("Hi");
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let status = server.post("/v1/chat/completions", &body).send().await.unwrap().status();
+        assert!(status == 200 || status == 400, "{status}: {}", &change.to_string()[..60]);
+        server.ask("/v1/chat/completions", chat("still there?")).await;
+    }
+}
+
+#[tokio::test]
+async fn tools_beside_a_format_and_bounds_that_meet() {
+    let server = Server::start(&["--dialect", "plain"]);
+    let mut body = chat("An object, please.");
+    (body["tools"], body["max_tokens"]) = (weather_tools(), json!(400));
+    body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {
+        "type": "object", "properties": {"zeta": {"type": "boolean"}}, "required": ["zeta"], "additionalProperties": false,
+    }}});
+    let message = server.ask("/v1/chat/completions", body.clone()).await["choices"][0]["message"].clone();
+    assert!(!message["tool_calls"].is_null(), "a name is likely: {message}");
+    for call in message["tool_calls"].as_array().unwrap() {
+        check_call(call);
+    }
+    // The object stays within reach: here its first letter is made likely.
+    let tokens = server.ask("/tokenize", json!({"prompt": "ze", "add_special_tokens": false})).await["tokens"].clone();
+    body["logit_bias"] = json!({(tokens[0].to_string()): 100});
+    let message = server.ask("/v1/chat/completions", body.clone()).await["choices"][0]["message"].clone();
+    let value: Value =
+        serde_json::from_str(message["content"].as_str().unwrap_or_else(|| panic!("{message}"))).unwrap();
+    assert!(value["zeta"].is_boolean(), "{value}");
+
+    let server = Server::start(&["--dialect", "deepseek-v3.2"]);
+    let mut body = chat("What is it like there?");
+    (body["tools"], body["tool_choice"], body["max_tokens"]) = (weather_tools(), json!("required"), json!(3000));
+    body["tools"][0]["function"]["parameters"]["properties"]["city"] = json!({"type": "string"});
+    body["logit_bias"] = json!({});
+    for seed in 0..10 {
+        body["seed"] = json!(seed);
+        let choice = server.ask("/v1/chat/completions", body.clone()).await["choices"][0].clone();
+        if choice["finish_reason"] == "tool_calls" {
+            let call = &choice["message"]["tool_calls"][0];
+            let arguments = call["function"]["arguments"].as_str().unwrap();
+            assert!(serde_json::from_str::<Value>(arguments).unwrap().is_object(), "{call}");
+        }
+    }
+
+    let server = Server::start(&[]);
+    for change in [
+        json!({"tools": weather_tools(), "min_tokens": 30, "max_tokens": 60}),
+        json!({"tools": weather_tools(), "bad_words": ["get_weather", "e"], "max_tokens": 60}),
+        json!({"reasoning_effort": "high", "thinking_token_budget": 2, "bad_words": ["</think>"]}),
+        json!({"reasoning_effort": "high", "thinking_token_budget": 2, "allowed_token_ids": [70, 71]}),
+        json!({"reasoning_effort": "high", "thinking_token_budget": 2, "guided_choice": ["yes", "no\u{7f}"]}),
+    ] {
+        let mut body = chat("Hi");
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        server.ask("/v1/chat/completions", body).await;
+    }
 }
 
 /// A constraint follows accepted tokens, so preemption and prefix hits do not disturb it.
 #[tokio::test(flavor = "multi_thread")]
 async fn constraints_survive_preemption() {
-    let server = Server::start(&["--kv-cache-memory", "200K", "--max-model-len", "512"]);
+    let server = Server::start(&["--kv-cache-memory", "768000", "--max-model-len", "512"]);
     let schema = json!({"type": "array", "minItems": 12, "maxItems": 12, "items": {"type": "string", "minLength": 4, "maxLength": 9}});
     let ask = async |seed: u64| {
         let mut body = chat("Words.");

@@ -2,6 +2,7 @@
 //! must not occur.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::{CompiledGrammar, Marker, Markers, Start};
 
@@ -29,6 +30,8 @@ pub struct OutputConstraint {
     history: Vec<(Phase, bool)>,
     phase: Phase,
     tokens: Vec<u32>,
+    /// Time that the grammar took beyond its due.
+    delay: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +43,11 @@ enum Phase {
     /// The grammar's turn.
     Answer(u32),
 }
+
+/// A grammar's due for one token, and how much it may take beyond it in all: others wait for it. One that takes more
+/// ends, as if it had run into a dead end.
+const DUE: Duration = Duration::from_millis(20);
+const MAX_DELAY: Duration = Duration::from_millis(500);
 
 /// One bit per token id.
 type Bits = Vec<u32>;
@@ -60,6 +68,7 @@ impl OutputConstraint {
             history: Vec::new(),
             phase,
             tokens: Vec::new(),
+            delay: Duration::ZERO,
         }
     }
 
@@ -67,7 +76,13 @@ impl OutputConstraint {
     /// dead end or a bound: the answer must fail then.
     pub fn mask(&mut self) -> Option<Bits> {
         let mut mask = match self.phase {
-            Phase::Thought(spent) => self.thought_mask(spent),
+            Phase::Thought(spent) if self.rules.thinking_budget.is_some_and(|budget| spent >= budget) => {
+                // Whatever else is forbidden, the thought ends.
+                let mut mask = vec![0; self.num_ids.div_ceil(32)];
+                set(&mut mask, self.markers.id(Marker::ThinkClose)?);
+                return Some(mask);
+            }
+            Phase::Thought(_) => self.thought_mask(),
             Phase::Open => self.grammar_mask().map(|mut mask| {
                 if let Some(open) = self.markers.id(Marker::ThinkOpen) {
                     set(&mut mask, open);
@@ -106,8 +121,10 @@ impl OutputConstraint {
             (Phase::Thought(spent), _) => Phase::Thought(spent + 1),
             (Phase::Open | Phase::Answer(_), _) => {
                 if let Some(grammar) = &mut self.rules.grammar {
+                    let began = Instant::now();
                     // A refusal leaves the matcher in its error state: the next mask is empty.
                     consumed = !grammar.0.is_stopped() && grammar.0.consume_token(token_id).is_ok();
+                    self.delay += began.elapsed().saturating_sub(DUE);
                 }
                 Phase::Answer(if let Phase::Answer(spent) = before { spent } else { 0 })
             }
@@ -143,13 +160,7 @@ impl OutputConstraint {
         copy
     }
 
-    fn thought_mask(&self, spent: u32) -> Option<Bits> {
-        let close = self.markers.id(Marker::ThinkClose)?;
-        if self.rules.thinking_budget.is_some_and(|budget| spent >= budget) {
-            let mut mask = vec![0; self.num_ids.div_ceil(32)];
-            set(&mut mask, close);
-            return Some(mask);
-        }
+    fn thought_mask(&self) -> Option<Bits> {
         // An answer that must follow a grammar cannot end, nor call, before the thought does.
         self.rules.grammar.as_ref()?;
         let mut mask = all(self.num_ids);
@@ -160,8 +171,11 @@ impl OutputConstraint {
 
     fn grammar_mask(&mut self) -> Option<Bits> {
         let grammar = self.rules.grammar.as_mut()?;
+        let began = Instant::now();
         let mask = grammar.0.compute_mask_or_eos().map(|mask| mask.as_slice().to_vec());
-        Some(mask.unwrap_or_else(|_| vec![0; self.num_ids.div_ceil(32)]))
+        self.delay += began.elapsed().saturating_sub(DUE);
+        let mask = mask.ok().filter(|_| self.delay < MAX_DELAY);
+        Some(mask.unwrap_or_else(|| vec![0; self.num_ids.div_ceil(32)]))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Grammars of answers, compiled to token masks by llguidance.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
@@ -13,13 +12,17 @@ use crate::dialect::{ArgumentFormat, CallFormat};
 use crate::{Dialect, Markers, Tokenizer};
 
 /// Bounds of a grammar: what exceeds them is refused, never allowed to slow the server down.
-const MAX_SOURCE_BYTES: usize = 256 << 10;
+const MAX_SOURCE_BYTES: usize = 128 << 10;
 const MAX_CHOICES: usize = 4096;
+const MAX_PROPERTIES: usize = 2000;
+/// Compiling recurses as deep as a grammar's rules are chained: at most one per few bytes of its source. The pages of a
+/// stack that are not used cost nothing.
+const STACK_BYTES: usize = 1 << 30;
 const LIMITS: ParserLimits = ParserLimits {
-    max_items_in_row: 2000,
+    max_items_in_row: 500,
     initial_lexer_fuel: 1_000_000,
-    step_lexer_fuel: 200_000,
-    step_max_items: 50_000,
+    step_lexer_fuel: 100_000,
+    step_max_items: 10_000,
     max_lexer_states: 50_000,
     max_grammar_size: 200_000,
     precompute_large_lexemes: true,
@@ -117,8 +120,8 @@ impl GrammarCompiler {
         Ok(Self { factory })
     }
 
-    /// Compiles a grammar. May take long for hostile input, though never without end: call it off the async
-    /// threads, with a time limit.
+    /// Compiles a grammar, on a thread of its own. May take long for hostile input, though never without end: call it
+    /// off the async threads, with a time limit.
     ///
     /// # Errors
     /// When it is invalid, unsupported or exceeds a bound.
@@ -136,10 +139,19 @@ impl GrammarCompiler {
             AnswerFormat::Lark(source) => TopLevelGrammar::from_lark(bounded(source)?.to_owned()),
             AnswerFormat::Calls(rules) => TopLevelGrammar::from_lark(calls(rules, &dialect.call_format(markers))?),
         };
-        // Some contradictions, such as a definition that is only itself, end in a panic there.
-        let parser = catch_unwind(AssertUnwindSafe(|| self.factory.create_parser(grammar)))
-            .map_err(|_| GrammarError("is contradictory: it cannot be compiled".to_owned()))?
-            .map_err(|error| GrammarError(first_line(&error.to_string())))?;
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
+            let thread = thread
+                .spawn_scoped(scope, || self.compile_here(grammar))
+                .map_err(|error| GrammarError(format!("could not be compiled: {error}")))?;
+            // Some contradictions end in a panic there.
+            thread.join().unwrap_or_else(|_| Err(GrammarError("is contradictory: it cannot be compiled".to_owned())))
+        })
+    }
+
+    fn compile_here(&self, grammar: TopLevelGrammar) -> Result<CompiledGrammar, GrammarError> {
+        let parser =
+            self.factory.create_parser(grammar).map_err(|error| GrammarError(first_line(&error.to_string())))?;
         let mut matcher = Matcher::new(Ok(parser));
         // What nothing can satisfy shows at the first token.
         match matcher.compute_mask_or_eos() {
@@ -192,6 +204,10 @@ fn bounded(source: &str) -> Result<&str, GrammarError> {
 /// The schema without room for white space: every answer is as short as its content.
 fn compact(schema: &Value) -> Result<Value, GrammarError> {
     bounded(&schema.to_string())?;
+    let num_properties = num_properties(schema);
+    if num_properties > MAX_PROPERTIES {
+        return Err(GrammarError(format!("has {num_properties} properties, at most {MAX_PROPERTIES} are taken")));
+    }
     let mut schema = match schema {
         Value::Object(map) => map.clone(),
         Value::Bool(true) => Map::new(),
@@ -199,6 +215,17 @@ fn compact(schema: &Value) -> Result<Value, GrammarError> {
     };
     schema.insert("x-guidance".to_owned(), json!({"whitespace_flexible": false}));
     Ok(schema.into())
+}
+
+fn num_properties(schema: &Value) -> usize {
+    match schema {
+        Value::Object(map) => {
+            let own = map.get("properties").and_then(Value::as_object).map_or(0, Map::len);
+            own + map.values().map(num_properties).sum::<usize>()
+        }
+        Value::Array(items) => items.iter().map(num_properties).sum(),
+        _ => 0,
+    }
 }
 
 fn choice(choices: &[String]) -> Result<String, GrammarError> {
@@ -213,9 +240,9 @@ fn choice(choices: &[String]) -> Result<String, GrammarError> {
     Ok(format!("start: {}", quoted.join(" | ")))
 }
 
-/// A string literal of lark.
+/// A string literal of lark, which wants what JSON leaves as it is escaped.
 fn quote(text: &str) -> String {
-    Value::from(text).to_string()
+    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 /// The grammar of an answer with calls.
@@ -275,8 +302,8 @@ fn tags(rule: &str, object: &Map<String, Value>, lines: &mut Vec<String>) -> Res
         let is_text = schema.get("type").is_some_and(|kind| kind == "string") && !is_bound;
         let open = quote(&format!("<｜DSML｜parameter name=\"{name}\" string=\"{is_text}\">"));
         let value = if is_text {
-            // Up to the closing tag.
-            lines.push(format!("{}: /([^<]|<[^\\/])*/", part.to_uppercase()));
+            // Up to the closing tag; the lexer never takes a character back.
+            lines.push(format!("{}: /[^<]*/", part.to_uppercase()));
             part.to_uppercase()
         } else {
             lines.push(format!("{part}_json: %json {}", compact(&schema.into())?));

@@ -45,6 +45,7 @@ pub struct ChoiceDecoder {
     parser: OutputParser,
     is_thinking: bool,
     num_reasoning_tokens: u32,
+    offers_calls: bool,
     /// Bytes of text that went into the matcher.
     num_bytes: usize,
     /// Markers whose text the matcher has not given back yet.
@@ -80,6 +81,7 @@ impl ChoiceDecoder {
             is_thinking: parser.is_thinking(),
             parser,
             num_reasoning_tokens: 0,
+            offers_calls: chat.is_some_and(|chat| chat.tools.is_some()),
             num_bytes: 0,
             places: VecDeque::new(),
             pending: String::new(),
@@ -145,6 +147,7 @@ impl ChoiceDecoder {
         match marker {
             Some(Marker::ThinkOpen) => self.is_thinking = true,
             Some(Marker::ThinkClose) => self.is_thinking = false,
+            Some(Marker::CallsOpen | Marker::CallOpen) if self.offers_calls => self.is_thinking = false,
             _ => {}
         }
     }

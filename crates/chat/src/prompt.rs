@@ -1,6 +1,6 @@
 //! From messages to the prompt's text.
 
-use moesaic_protocol::{ChatMessage, Content, Role};
+use moesaic_protocol::{ChatMessage, Content, Role, ToolCall};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
@@ -130,6 +130,7 @@ impl PromptRenderer {
         }
         let role = match message.role {
             Role::Developer if !self.knows_developer => Role::System,
+            Role::Function => Role::Tool,
             role => role,
         };
         let mut value = json!({"role": role, "content": message.content.as_ref().map(plain_text)});
@@ -142,7 +143,13 @@ impl PromptRenderer {
         set("tool_call_id", message.tool_call_id.clone().map(Value::from));
         let reasoning = message.reasoning_content.as_ref().or(message.reasoning.as_ref());
         set("reasoning_content", reasoning.cloned().map(Value::from));
-        if let Some(calls) = &message.tool_calls {
+        let legacy = message.function_call.iter().map(|function| ToolCall {
+            id: None,
+            kind: "function".to_owned(),
+            function: function.clone(),
+        });
+        let calls: Vec<ToolCall> = message.tool_calls.iter().flatten().cloned().chain(legacy).collect();
+        if message.tool_calls.is_some() || !calls.is_empty() {
             let calls = calls.iter().map(|call| {
                 let arguments = match serde_json::from_str(&call.function.arguments) {
                     Ok(parsed) if self.parses_arguments => parsed,

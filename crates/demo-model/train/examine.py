@@ -48,8 +48,8 @@ def examine(model: Model, tokenizer: Tokenizer, documents: int, seed: int = 99) 
     model.train()
     result = {task: round(right[task] / asked[task], 4) for task in TASKS if asked[task]}
     result["all"] = round(sum(right.values()) / sum(asked.values()), 4)
-    result["loss"] = round(loss_sum / loss_count, 4)
-    result["predictor"] = round(agreed / guessed, 4)
+    result["loss"] = round(float(loss_sum / loss_count), 4)
+    result["predictor"] = round(float(agreed / guessed), 4)
     return result
 
 

@@ -1,6 +1,6 @@
 """Trains the demo model on CPU cores; resumable.
 
-    python train.py --steps 2600 --run /tmp/demo-run
+    python train.py --steps 2000 --run /tmp/demo-run
 
 The run folder keeps the checkpoint, the curves (log.jsonl) and the last examination. Started again with the same
 folder, training goes on where it stopped.

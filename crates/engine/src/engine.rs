@@ -13,6 +13,7 @@ use moesaic_scheduler::{
 use tokio::sync::{Semaphore, mpsc as tokio_mpsc};
 
 use crate::handle::{Command, Submission};
+use crate::mask_worker::MaskWorker;
 use crate::{
     EngineHandle, EngineOutput, EngineStats, Executor, ExecutorError, SequenceMask, StepStats, StreamEnd,
     TokenConstraint,
@@ -56,6 +57,7 @@ impl Engine {
         let mut core = Core {
             scheduler: Scheduler::new(config.scheduler),
             executor,
+            masks: MaskWorker::start()?,
             commands: receiver,
             sequences: HashMap::new(),
             stats,
@@ -121,6 +123,7 @@ impl Client {
 struct Core {
     scheduler: Scheduler,
     executor: Box<dyn Executor>,
+    masks: MaskWorker,
     commands: mpsc::Receiver<Command>,
     sequences: HashMap<SequenceId, Client>,
     stats: Arc<EngineStats>,
@@ -229,14 +232,22 @@ impl Core {
     }
 
     fn execute(&mut self, plan: &SchedulerOutput) -> Result<moesaic_scheduler::ModelRunnerOutput, ExecutorError> {
-        let step = self.executor.launch(plan)?;
-        let mut masks = Vec::new();
-        for scheduled in plan.sequences.iter().filter(|scheduled| scheduled.samples) {
-            let client = self.sequences.get_mut(&scheduled.id);
-            let mask = client.and_then(|client| client.constraint.as_mut()).and_then(|constraint| constraint.mask());
-            masks.extend(mask.map(|mask| SequenceMask { id: scheduled.id, mask }));
+        let sampled = plan.sequences.iter().filter(|scheduled| scheduled.samples);
+        let constrained: Vec<_> = sampled
+            .filter_map(|scheduled| Some((scheduled.id, self.sequences.get_mut(&scheduled.id)?.constraint.take()?)))
+            .collect();
+        if constrained.is_empty() {
+            let step = self.executor.launch(plan)?;
+            return self.executor.collect(step, &[]);
         }
-        self.executor.collect(step, &masks)
+        self.masks.begin(constrained);
+        let launched = self.executor.launch(plan);
+        let mut masks = Vec::new();
+        for (id, constraint, mask) in self.masks.finish() {
+            self.sequences.get_mut(&id).expect("it was there a moment ago").constraint = Some(constraint);
+            masks.extend(mask.map(|mask| SequenceMask { id, mask }));
+        }
+        self.executor.collect(launched?, &masks)
     }
 
     fn deliver(&mut self, event: SequenceEvent) {

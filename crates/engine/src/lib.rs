@@ -9,6 +9,7 @@ mod constraint;
 mod engine;
 mod executor;
 mod handle;
+mod mask_worker;
 mod stats;
 mod stream;
 

@@ -25,7 +25,7 @@ pub struct ChatRequest {
     pub logprobs: Option<bool>,
     /// 0 to 20 alternatives per token; needs `logprobs`.
     pub top_logprobs: Option<u32>,
-    /// How tokens are chosen. Read by [`crate::FromJson`].
+    /// How tokens are chosen.
     #[serde(flatten, skip_deserializing)]
     pub sampling: SamplingFields,
     /// End the prompt with the start of the assistant's turn (default true).
@@ -54,7 +54,7 @@ pub struct ChatRequest {
     pub function_call: Option<Value>,
     /// Most tokens of thought; then the model has to answer.
     pub thinking_token_budget: Option<u32>,
-    /// What the answer must look like. Read by [`crate::FromJson`].
+    /// What the answer must look like.
     #[serde(flatten, skip_deserializing)]
     pub format: FormatFields,
     /// Fields that would change the answer but are not supported: refused rather than ignored.
@@ -102,6 +102,8 @@ pub enum Role {
     Assistant,
     /// The result of a tool call.
     Tool,
+    /// The result of a function call, in older clients.
+    Function,
 }
 
 /// One message of a conversation.
@@ -118,6 +120,9 @@ pub struct ChatMessage {
     /// Calls that the assistant made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<ToolCall>>,
+    /// The call that the assistant made, in older clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionCall>,
     /// The call that a tool message answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,

@@ -25,13 +25,13 @@ pub struct CompletionRequest {
     pub best_of: Option<u32>,
     /// Refused.
     pub suffix: Option<Value>,
-    /// How tokens are chosen. Read by [`crate::FromJson`].
+    /// How tokens are chosen.
     #[serde(flatten, skip_deserializing)]
     pub sampling: SamplingFields,
     /// Fields that would change the answer but are not supported: refused rather than ignored.
     #[serde(flatten, skip_deserializing)]
     pub unsupported: crate::UnsupportedFields,
-    /// What the text must look like. Read by [`crate::FromJson`].
+    /// What the text must look like.
     #[serde(flatten, skip_deserializing)]
     pub format: FormatFields,
 }

@@ -27,4 +27,6 @@ pub struct Model {
     pub root: String,
     /// Longest sequence, prompt and output together, in tokens.
     pub max_model_len: u32,
+    /// How it writes thoughts and tool calls.
+    pub dialect: String,
 }

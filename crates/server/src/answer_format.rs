@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moesaic_chat::{
-    AnswerFormat, CompiledGrammar, GrammarCompiler, GrammarError, Otherwise, OutputConstraint, OutputRules, Start,
+    AnswerFormat, CompiledGrammar, GrammarCompiler, GrammarError, Marker, Markers, Otherwise, OutputConstraint,
+    OutputRules, Start,
 };
 use moesaic_engine::{TokenConstraint, TokenMask};
 use moesaic_protocol::FormatFields;
@@ -17,6 +18,8 @@ use crate::validate::ValidSampling;
 
 /// A grammar that takes longer to compile is refused.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A request waits so long for its turn to compile.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A format and the field that asked for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,7 +122,14 @@ impl AnswerRules {
     ///
     /// # Errors
     /// Names the field.
-    pub fn check(&self, sampling: &ValidSampling) -> Result<(), ApiError> {
+    pub fn check(&self, sampling: &ValidSampling, markers: &Markers) -> Result<(), ApiError> {
+        if self.thinking_budget.is_some() {
+            let close = markers.id(Marker::ThinkClose);
+            if close.is_some_and(|close| sampling.params.stop_token_ids.contains(&close)) {
+                let message = "must not hold the token that ends a thought, together with thinking_token_budget";
+                return Err(ApiError::invalid("stop_token_ids", message));
+            }
+        }
         if let (Some(format), Some(_)) = (&self.format, &self.tools)
             && !matches!(format.format, AnswerFormat::JsonObject | AnswerFormat::JsonSchema(_))
         {
@@ -130,14 +140,8 @@ impl AnswerRules {
             (None, Some(tools)) if tools.required => "tool_choice",
             _ => return Ok(()),
         };
-        let conflicts = [
-            ("ignore_eos", sampling.params.ignore_eos),
-            ("min_tokens", sampling.params.min_tokens > 0),
-            ("allowed_token_ids", sampling.allowed_token_ids.is_some()),
-            ("bad_words", !sampling.bad_words.is_empty()),
-        ];
-        match conflicts.iter().find(|(_, conflicts)| *conflicts) {
-            Some((field, _)) => Err(ApiError::invalid(*field, format!("cannot be combined with {by}"))),
+        match conflict(sampling) {
+            Some(field) => Err(ApiError::invalid(field, format!("cannot be combined with {by}"))),
             None => Ok(()),
         }
     }
@@ -153,7 +157,7 @@ impl AnswerRules {
         sampling: &ValidSampling,
         start: Start,
     ) -> Result<Option<Box<dyn TokenConstraint>>, ApiError> {
-        let grammar = self.grammar(state, serving).await?;
+        let grammar = self.grammar(state, serving, sampling).await?;
         if grammar.is_none()
             && self.thinking_budget.is_none()
             && sampling.allowed_token_ids.is_none()
@@ -173,7 +177,12 @@ impl AnswerRules {
         Ok(Some(Box::new(EngineConstraint(constraint))))
     }
 
-    async fn grammar(&self, state: &AppState, serving: &Arc<Serving>) -> Result<Option<CompiledGrammar>, ApiError> {
+    async fn grammar(
+        &self,
+        state: &AppState,
+        serving: &Arc<Serving>,
+        sampling: &ValidSampling,
+    ) -> Result<Option<CompiledGrammar>, ApiError> {
         let otherwise = match self.format.as_ref().map(|wanted| &wanted.format) {
             Some(AnswerFormat::JsonSchema(schema)) => Otherwise::Json(schema.clone()),
             Some(AnswerFormat::JsonObject) => Otherwise::Json(serde_json::json!({"type": "object"})),
@@ -181,42 +190,63 @@ impl AnswerRules {
         };
         let Some(tools) = &self.tools else {
             let Some(wanted) = &self.format else { return Ok(None) };
-            return compile(state, serving, wanted.param, vec![wanted.format.clone()]).await.map(Some);
+            return compile(state, serving, wanted.param, wanted.format.clone()).await.map(Some);
         };
-        if !tools.required && !serving.dialect.opens_calls_by_token(&serving.markers) && self.format.is_none() {
-            // Free text could begin like a call: nothing can be promised.
+        let is_promised = tools.required || self.format.is_some();
+        let (opens_by_token, conflicts) =
+            (serving.dialect.opens_calls_by_token(&serving.markers), conflict(sampling).is_some());
+        if !is_promised && (!opens_by_token || conflicts) {
+            // Free text could begin like a call, or the end could be forbidden: nothing can be promised.
             return Ok(None);
         }
-        let formats = vec![tools.rules(otherwise.clone(), false), tools.rules(otherwise, true)];
-        compile(state, serving, if tools.legacy { "functions" } else { "tools" }, formats).await.map(Some)
+        let param = if tools.legacy { "functions" } else { "tools" };
+        match compile(state, serving, param, tools.rules(otherwise.clone(), false)).await {
+            Ok(grammar) => Ok(Some(grammar)),
+            // A call that is not forced need not follow a schema that cannot be enforced.
+            Err(error) if tools.required => Err(error),
+            Err(_) => compile(state, serving, param, tools.rules(otherwise, true)).await.map(Some),
+        }
     }
 }
 
-/// Compiles the first format that can be.
+/// A setting that could leave no token where a grammar allows only one.
+fn conflict(sampling: &ValidSampling) -> Option<&'static str> {
+    let conflicts = [
+        ("ignore_eos", sampling.params.ignore_eos),
+        ("min_tokens", sampling.params.min_tokens > 0),
+        ("allowed_token_ids", sampling.allowed_token_ids.is_some()),
+        ("bad_words", !sampling.bad_words.is_empty()),
+    ];
+    conflicts.into_iter().find(|(_, conflicts)| *conflicts).map(|(field, _)| field)
+}
+
+/// Compiles a grammar: a few at a time, each within its time.
 async fn compile(
     state: &AppState,
     serving: &Arc<Serving>,
     param: &'static str,
-    formats: Vec<AnswerFormat>,
+    format: AnswerFormat,
 ) -> Result<CompiledGrammar, ApiError> {
+    let invalid = |error: GrammarError| ApiError::invalid(param, error.to_string());
+    if serving.grammars.get().is_none() {
+        // What all grammars share is made once, however long it takes.
+        let shared = Arc::clone(serving);
+        state.heavy(move || shared.grammar_compiler().map(|_| ())).await?.map_err(invalid)?;
+    }
+    let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&state.compilers).acquire_owned()).await;
+    let turn = turn.map_err(|_| ApiError::busy("compiling other requests' grammars"))?.expect("never closed");
     let shared = Arc::clone(serving);
-    let work = state.heavy(move || {
-        let compiler = shared.grammar_compiler()?;
-        let mut first_error = None;
-        for format in formats {
-            match compiler.compile(&format, shared.dialect, &shared.markers) {
-                Ok(grammar) => return Ok(grammar),
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        Err(first_error.expect("there is a format"))
+    let work = tokio::task::spawn_blocking(move || {
+        let compiled = shared.grammar_compiler()?.compile(&format, shared.dialect, &shared.markers);
+        // The turn lasts as long as the work, even when nobody waits for it any more.
+        drop(turn);
+        compiled
     });
     let Ok(result) = tokio::time::timeout(COMPILE_TIMEOUT, work).await else {
         let message = format!("took longer than {} s to compile: make it simpler", COMPILE_TIMEOUT.as_secs());
         return Err(ApiError::invalid(param, message));
     };
-    let result: Result<CompiledGrammar, GrammarError> = result?;
-    result.map_err(|error| ApiError::invalid(param, error.to_string()))
+    result.map_err(|error| ApiError::internal(&error.to_string()))?.map_err(invalid)
 }
 
 impl Serving {

@@ -7,23 +7,28 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
+use moesaic_protocol::{FormatFields, SamplingFields, UnsupportedFields};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::error::ApiError;
-use crate::routes::{chat_completions, completions, models, status, tokenize};
+use crate::routes::{chat_completions, completions, models, page, status, tokenize};
 use crate::state::AppState;
 use crate::{auth, request_id};
 
 /// Head of the OpenAPI document.
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "moesaic",
-    description = "OpenAI-compatible inference server for mixture-of-experts language models",
-    license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
-))]
+#[openapi(
+    info(
+        title = "moesaic",
+        description = "OpenAI-compatible inference server for mixture-of-experts language models",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    // Flattened parts are not found by themselves.
+    components(schemas(SamplingFields, FormatFields, UnsupportedFields))
+)]
 struct ApiDoc;
 
 /// Routes that need a key, when keys are configured.
@@ -66,6 +71,9 @@ pub fn router(state: AppState) -> Router {
     let (router, document) = public().merge(with_key(protected())).merge(metrics).split_for_parts();
     let document = Arc::new(document);
     router
+        .route("/", get(page::index))
+        .route("/docs", get(page::docs))
+        .route("/assets/{name}", get(page::asset))
         .route("/openapi.json", get(move || async move { Json(document.as_ref()).into_response() }))
         .fallback(async |request: Request| -> Response {
             ApiError::unknown_route(request.method().as_str(), request.uri().path()).into_response()

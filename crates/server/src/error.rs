@@ -114,6 +114,20 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("server_overloaded"), message).retry_after(1000)
     }
 
+    /// 503: a resource is in use for longer than a request waits.
+    pub fn busy(with: &str) -> Self {
+        let message = format!("The server is busy {with}. Please try again later.");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("server_overloaded"), message).retry_after(1000)
+    }
+
+    /// 400: what the request asks for left no token to go on with.
+    pub fn dead_end() -> Self {
+        Self::bad_request(
+            "The constraints on the answer left no token to go on with: they contradict each other, or the grammar is too \
+             complex.",
+        )
+    }
+
     /// 503: not ready yet.
     pub fn loading() -> Self {
         let message = "The model is still being loaded. Please try again shortly.";

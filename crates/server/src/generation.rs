@@ -9,6 +9,7 @@ use moesaic_chat::{ChatFormat, ChoiceDecoder, OutputEvent, Tokenizer};
 use moesaic_engine::{Admission, EngineChoice, EngineOutput, EngineRequest, RequestStream, StreamEnd, TokenConstraint};
 use moesaic_protocol::{CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage};
 use moesaic_scheduler::{FinishReason as EngineFinish, SampledToken, TokenLogprobs};
+use moesaic_worker::SampleError;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant as TokioInstant, timeout_at};
@@ -155,7 +156,8 @@ impl Generation {
             Some(StreamEnd::Shutdown) => Err(ApiError::draining()),
             Some(StreamEnd::Failed(cause) | StreamEnd::Finished(EngineFinish::Failed(cause))) => {
                 self.timer.finish("error");
-                Err(ApiError::internal(cause))
+                let is_dead_end = *cause == SampleError::NothingAllowed.to_string();
+                Err(if is_dead_end { ApiError::dead_end() } else { ApiError::internal(cause) })
             }
             _ => Ok(Some(self.decode(output))),
         }

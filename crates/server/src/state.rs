@@ -16,6 +16,8 @@ use crate::metrics::Metrics;
 pub const SMALL_WORK: usize = 32 << 10;
 /// Pieces of heavy work at the same time.
 const NUM_HEAVY: usize = 4;
+/// Grammars compiled at the same time.
+const NUM_COMPILERS: usize = 4;
 
 /// Shared by all requests; cheap to clone.
 pub type AppState = Arc<State>;
@@ -32,6 +34,8 @@ pub struct State {
     serving: OnceLock<Arc<Serving>>,
     draining: AtomicBool,
     heavy: Arc<Semaphore>,
+    /// Turns at compiling grammars: apart, so that slow ones hold up nothing else.
+    pub compilers: Arc<Semaphore>,
 }
 
 /// A loaded model.
@@ -96,6 +100,7 @@ impl State {
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
             heavy: Arc::new(Semaphore::new(NUM_HEAVY)),
+            compilers: Arc::new(Semaphore::new(NUM_COMPILERS)),
         }
     }
 

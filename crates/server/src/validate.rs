@@ -317,11 +317,17 @@ fn stop_token_ids(fields: &SamplingFields, vocab_size: usize) -> Result<Vec<u32>
 
 /// The end of the sequence is always allowed: without it no answer could end.
 fn allowed_token_ids(fields: &SamplingFields, serving: &Serving) -> Result<Option<Arc<[u32]>>, ApiError> {
+    let (min_tokens, stop_token_ids) =
+        (fields.min_tokens.unwrap_or(0), fields.stop_token_ids.as_deref().unwrap_or_default());
     let Some(ids) = &fields.allowed_token_ids else { return Ok(None) };
     if ids.is_empty() {
         return Err(ApiError::invalid("allowed_token_ids", "must hold at least one token id"));
     }
     check_token_ids("allowed_token_ids", ids, serving.vocab_size)?;
+    let ends = |id: &u32| serving.eos_token_ids.contains(id) || stop_token_ids.contains(id);
+    if min_tokens > 0 && ids.iter().all(ends) {
+        return Err(ApiError::invalid("allowed_token_ids", "leaves no token for an answer of min_tokens"));
+    }
     Ok(Some(ids.iter().chain(&serving.eos_token_ids).copied().collect()))
 }
 

@@ -50,6 +50,17 @@ def server() -> str:
         assert process.wait(timeout=60) == 0
 
 
+@pytest.fixture(scope="session")
+def demo() -> str:
+    """The embedded model, without keys."""
+    process = subprocess.Popen([BINARY, "--port", "0"], stderr=subprocess.PIPE, text=True)
+    url = next(found[1] for line in process.stderr if (found := re.search(r"ready in .* at (http://\S+)", line)))
+    subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
+    yield url
+    process.terminate()
+    assert process.wait(timeout=60) == 0
+
+
 @pytest.fixture
 def client(server: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server}/v1", api_key=KEY)

@@ -128,8 +128,9 @@ impl CallParser for Parser {
     }
 
     fn finish(&mut self, events: &mut Vec<OutputEvent>) {
-        if self.state == State::Arguments {
-            emit(std::mem::take(&mut self.held), events);
+        let held = std::mem::take(&mut self.held);
+        if self.state == State::Arguments && held.trim_end() != FENCE_CLOSE {
+            emit(held, events);
         }
     }
 

@@ -81,7 +81,7 @@ pub(crate) fn format(markers: &Markers) -> CallFormat {
         open: token(Marker::CallsOpen),
         before_name: token(Marker::CallOpen),
         around_name: ("functions.", ":"),
-        before_arguments: format!("/[0-9]/ {}", token(Marker::Separator)),
+        before_arguments: format!("/[0-9]{{1,4}}/ {}", token(Marker::Separator)),
         after: token(Marker::CallClose),
         between: String::new(),
         close: token(Marker::CallsClose),

@@ -20,13 +20,14 @@ impl CallParser for Parser {
     }
 }
 
-/// `{"name": "N", "parameters": {…}}`, several joined by `; `.
+/// `{"name":"N","parameters":{…}}`, several joined by `; `. In pieces as JSON's own grammar has them, so that an
+/// object that is no call can stand in its place.
 pub(crate) fn format() -> CallFormat {
     CallFormat {
         open: String::new(),
-        before_name: String::new(),
-        around_name: ("{\"name\": \"", "\", \"parameters\": "),
-        before_arguments: String::new(),
+        before_name: r#""{" "\"name\"" ":""#.to_owned(),
+        around_name: ("\"", "\""),
+        before_arguments: r#""," "\"parameters\"" ":""#.to_owned(),
         after: "\"}\"".to_owned(),
         between: "\"; \"".to_owned(),
         close: String::new(),

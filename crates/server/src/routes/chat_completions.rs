@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::answer_format::{AnswerRules, WantedFormat};
 use crate::auth::ClientKey;
-use crate::chat_answer::ChatAnswer;
+use crate::chat_answer::{Calls, ChatAnswer};
 use crate::error::ApiError;
 use crate::event_stream;
 use crate::extract::ApiJson;
@@ -52,7 +52,7 @@ pub async fn chat_completions(
         tools: ToolSettings::new(&request)?,
         thinking_budget: request.thinking_token_budget,
     };
-    rules.check(&options)?;
+    rules.check(&options, &serving.markers)?;
     let admission = admit(&serving, options.n as usize)?;
     let echo = echoed_text(&request);
     let mut prompt = render(&state, &serving, &request, rules.tools.as_ref()).await?;
@@ -66,7 +66,8 @@ pub async fn chat_completions(
         echo,
         legacy_functions: rules.tools.as_ref().is_some_and(|tools| tools.legacy),
         serving: Arc::clone(&serving),
-        calls: vec![0; options.n as usize],
+        single_call: rules.tools.as_ref().is_some_and(|tools| !tools.parallel),
+        calls: vec![Calls::default(); options.n as usize],
         sampling: options,
     };
     let start = serving.markers.start(&prompt);

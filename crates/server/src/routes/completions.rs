@@ -54,7 +54,7 @@ pub async fn completions(
     let model = serving.check_model(request.model.as_deref())?.to_owned();
     let sampling = validate_request(&request, &serving, &state)?;
     let rules = AnswerRules { format: WantedFormat::new(&request.format)?, ..AnswerRules::default() };
-    rules.check(&sampling)?;
+    rules.check(&sampling, &serving.markers)?;
     let num_prompts = num_prompts(&request.prompt);
     let num_choices = num_prompts * sampling.n as usize;
     if num_prompts == 0 || num_choices > state.config.limits.max_choices {

@@ -60,5 +60,6 @@ fn model(serving: &Serving, name: &str) -> Model {
         owned_by: "moesaic".to_owned(),
         root: serving.root.clone(),
         max_model_len: serving.max_model_len as u32,
+        dialect: serving.dialect.name().to_owned(),
     }
 }
