@@ -3,7 +3,7 @@
 use serde::de::{DeserializeOwned, Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::{ChatRequest, CompletionRequest, DetokenizeRequest, Prompt, TokenizeRequest};
+use crate::{ChatRequest, CompletionRequest, DetokenizeRequest, MessagesRequest, Prompt, TokenizeRequest};
 
 /// Most prompts in one request, far above any operator's limit: bounds memory while reading.
 const MAX_PROMPTS: usize = 4096;
@@ -37,6 +37,12 @@ impl FromJson for ChatRequest {
 impl FromJson for CompletionRequest {
     fn from_json(body: &[u8]) -> Result<Self, FieldError> {
         Ok(Self { sampling: read(body)?, format: read(body)?, unsupported: read(body)?, ..read(body)? })
+    }
+}
+
+impl FromJson for MessagesRequest {
+    fn from_json(body: &[u8]) -> Result<Self, FieldError> {
+        read(body)
     }
 }
 

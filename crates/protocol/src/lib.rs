@@ -10,6 +10,7 @@ mod common;
 mod completions;
 mod error;
 mod from_json;
+mod messages;
 mod models;
 mod tokenize;
 mod tools;
@@ -25,6 +26,11 @@ pub use common::{
 pub use completions::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt};
 pub use error::{ErrorBody, ErrorResponse};
 pub use from_json::{FieldError, FromJson};
+pub use messages::{
+    InputBlock, InputContent, InputMessage, InputRole, InputThinking, InputTool, InputToolChoice, MessageResponse,
+    MessageUsage, MessagesError, MessagesErrorBody, MessagesRequest, OutputBlock, OutputConfig, OutputFormat,
+    StopReason, TokenCount,
+};
 pub use models::{Model, ModelList};
 pub use tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
 pub use tools::{

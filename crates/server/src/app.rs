@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::error::ApiError;
-use crate::routes::{chat_completions, completions, models, page, status, tokenize};
+use crate::routes::{chat_completions, completions, messages, models, page, status, tokenize};
 use crate::state::AppState;
 use crate::{auth, request_id};
 
@@ -36,6 +36,8 @@ fn protected() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(chat_completions::chat_completions))
         .routes(routes!(completions::completions))
+        .routes(routes!(messages::messages))
+        .routes(routes!(messages::count_tokens))
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
         .route("/v1/models/{owner}/{name}", get(models::get_model_of_owner))
@@ -81,6 +83,7 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async |request: Request| -> Response {
             ApiError::method_not_allowed(request.method().as_str(), request.uri().path()).into_response()
         })
+        .layer(middleware::from_fn(messages::error_layer))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), count_rejections))
         .layer(DefaultBodyLimit::max(state.config.limits.max_body_bytes))
         .layer(cors(&state))

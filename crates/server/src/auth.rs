@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use crate::error::ApiError;
+use crate::routes::messages;
 use crate::state::AppState;
 
 /// SHA-256 of a key.
@@ -31,12 +32,16 @@ impl ApiKeys {
         !self.0.is_empty()
     }
 
-    fn check(&self, headers: &HeaderMap) -> Option<ClientKey> {
+    /// `takes_plain_key`: a key may also come in `x-api-key`, as Anthropic's clients send it.
+    fn check(&self, headers: &HeaderMap, takes_plain_key: bool) -> Option<ClientKey> {
         if !self.are_required() {
             return Some(ClientKey(None));
         }
-        let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-        let (scheme, key) = value.split_once(' ')?;
+        let plain = headers.get("x-api-key").filter(|_| takes_plain_key).and_then(|value| value.to_str().ok());
+        let (scheme, key) = match plain {
+            Some(key) => ("bearer", key),
+            None => headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?,
+        };
         let sent: KeyHash = Sha256::digest(key.trim()).into();
         // All keys are compared, all bytes of each: no early exit to measure.
         let matches = self.0.iter().fold(false, |found, known| {
@@ -48,7 +53,7 @@ impl ApiKeys {
 
 /// Lets requests with an accepted key through and notes whose they are.
 pub async fn layer(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    match state.api_keys.check(request.headers()) {
+    match state.api_keys.check(request.headers(), request.uri().path().starts_with(messages::PATH)) {
         Some(key) => {
             request.extensions_mut().insert(key);
             next.run(request).await

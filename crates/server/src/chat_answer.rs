@@ -254,7 +254,8 @@ impl StreamedAnswer for ChatAnswer {
     }
 
     /// Who speaks, for each choice.
-    fn opening(&self, usage: Option<Usage>) -> Vec<Event> {
+    fn opening(&self, usage: Usage) -> Vec<Event> {
+        let usage = self.sampling.continuous_usage.then_some(usage);
         let chunk = |index: usize| {
             let content = Some(self.echo.clone().unwrap_or_default());
             let mut chunk =
@@ -294,10 +295,11 @@ impl StreamedAnswer for ChatAnswer {
         chunks.into_iter().map(|chunk| sse::json(&ChatChunk { usage, ..chunk })).collect()
     }
 
-    fn usage_chunk(&self, usage: Usage) -> Event {
+    fn closing(&mut self, usage: Usage) -> Vec<Event> {
         let mut chunk = self.chunk(0, ChatDelta::default());
         chunk.choices.clear();
         chunk.usage = Some(usage);
-        sse::json(&chunk)
+        let counts = self.sampling.include_usage.then(|| sse::json(&chunk));
+        counts.into_iter().chain([sse::done()]).collect()
     }
 }

@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use moesaic_chat::PromptError;
 use moesaic_engine::SubmitError;
-use moesaic_protocol::{ErrorBody, ErrorResponse, FieldError};
+use moesaic_protocol::{ErrorBody, ErrorResponse, FieldError, MessagesError, MessagesErrorBody};
 
 /// Longest message; what a client sent is echoed only in part.
 const MAX_MESSAGE: usize = 2048;
@@ -158,6 +158,24 @@ impl ApiError {
         self.status
     }
 
+    /// The same in Anthropic's shape.
+    pub fn to_messages_body(&self) -> MessagesError {
+        let kind = match self.status.as_u16() {
+            400 | 408 | 415 => "invalid_request_error",
+            401 => "authentication_error",
+            404 | 405 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            _ => "api_error",
+        };
+        let message = match &self.body.param {
+            Some(param) => format!("{param}: {}", self.body.message),
+            None => self.body.message.clone(),
+        };
+        MessagesError { kind: "error".to_owned(), error: MessagesErrorBody { kind: kind.to_owned(), message } }
+    }
+
     /// The body, also sent as an event when a stream has begun already.
     pub fn to_body(&self) -> ErrorResponse {
         ErrorResponse { error: self.body.clone() }
@@ -209,6 +227,8 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert("www-authenticate", HeaderValue::from_static("Bearer"));
         }
+        // For routes whose errors look different.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -7,6 +7,7 @@ use axum::response::Response;
 use axum::response::sse::Event;
 use moesaic_protocol::Usage;
 
+use crate::error::ApiError;
 use crate::generation::{Delta, Generation};
 use crate::sse;
 use crate::state::AppState;
@@ -17,18 +18,20 @@ pub trait StreamedAnswer: Send + 'static {
     /// Settings of the request.
     fn sampling(&self) -> &ValidSampling;
     /// Events before the first delta.
-    fn opening(&self, usage: Option<Usage>) -> Vec<Event>;
+    fn opening(&self, usage: Usage) -> Vec<Event>;
     /// Events of one delta; `usage` where every chunk is to carry the counts.
     fn chunks(&mut self, delta: Delta, usage: Option<Usage>) -> Vec<Event>;
-    /// The event with the final counts.
-    fn usage_chunk(&self, usage: Usage) -> Event;
+    /// Events after the last delta.
+    fn closing(&mut self, usage: Usage) -> Vec<Event>;
+    /// Events in the place of what did not come.
+    fn failure(&self, error: &ApiError) -> Vec<Event> {
+        vec![sse::json(&error.to_body()), sse::done()]
+    }
 }
 
-/// Streams an answer: opening, chunks, counts if asked for, `[DONE]`. A failure becomes an error
-/// event in the place of what did not come.
+/// Streams an answer: opening, chunks, closing. A failure becomes an error event in the place of what did not come.
 pub fn respond(answer: impl StreamedAnswer, generation: Generation, state: &AppState) -> Response {
-    let usage = answer.sampling().continuous_usage.then(|| generation.usage());
-    let pending = answer.opening(usage).into();
+    let pending = answer.opening(generation.usage()).into();
     let stream = EventStream { answer, generation: Some(generation), pending };
     let events = futures::stream::unfold(stream, |mut stream| async move {
         stream.next().await.map(|event| (Ok::<_, Infallible>(event), stream))
@@ -58,14 +61,11 @@ impl<A: StreamedAnswer> EventStream<A> {
                 Ok(None) => {
                     let usage = generation.usage();
                     self.generation = None;
-                    if self.answer.sampling().include_usage {
-                        self.pending.push_back(self.answer.usage_chunk(usage));
-                    }
-                    self.pending.push_back(sse::done());
+                    self.pending.extend(self.answer.closing(usage));
                 }
                 Err(error) => {
                     self.generation = None;
-                    self.pending.extend([sse::json(&error.to_body()), sse::done()]);
+                    self.pending.extend(self.answer.failure(&error));
                 }
             }
         }

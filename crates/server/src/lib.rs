@@ -14,6 +14,7 @@ mod extract;
 mod fingerprint;
 mod generation;
 mod memory;
+mod message_answer;
 mod metrics;
 mod request_id;
 mod routes;

@@ -2,6 +2,7 @@
 
 pub mod chat_completions;
 pub mod completions;
+pub mod messages;
 pub mod models;
 pub mod page;
 pub mod status;

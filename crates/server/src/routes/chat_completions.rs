@@ -43,19 +43,36 @@ pub async fn chat_completions(
     Extension(RequestId(id)): Extension<RequestId>,
     ApiJson(request): ApiJson<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
+    let (answer, generation) = begin(&state, client, id, Instant::now(), &request).await?;
+    if answer.sampling.stream {
+        return Ok(event_stream::respond(answer, generation, &state));
+    }
+    Ok(Json(answer.whole(generation).await?).into_response())
+}
+
+/// Validates, renders and submits a chat request, in whatever shape its answer will be.
+///
+/// # Errors
+/// When the request is wrong or cannot be served now.
+pub async fn begin(
+    state: &AppState,
+    client: ClientKey,
+    id: String,
+    arrived: Instant,
+    request: &ChatRequest,
+) -> Result<(ChatAnswer, Generation), ApiError> {
     let serving = Arc::clone(state.serving()?);
     let model = serving.check_model(request.model.as_deref())?.to_owned();
-    let options = validate_request(&request, &serving, &state)?;
+    let options = validate_request(request, &serving, state)?;
     let rules = AnswerRules {
         format: WantedFormat::new(&request.format)?,
-        tools: ToolSettings::new(&request)?,
+        tools: ToolSettings::new(request)?,
         thinking_budget: request.thinking_token_budget,
     };
     rules.check(&options, &serving.markers)?;
     let admission = admit(&serving, options.n as usize)?;
-    let echo = echoed_text(&request);
-    let mut prompt = render(&state, &serving, &request, rules.tools.as_ref()).await?;
+    let echo = echoed_text(request);
+    let mut prompt = render(state, &serving, request, rules.tools.as_ref()).await?;
     let max_tokens = validate::fit_prompt("messages", &mut prompt, &options, serving.max_model_len)?;
     validate::check_prompt_logprobs("messages", prompt.len(), 1, &options)?;
     let answer = ChatAnswer {
@@ -77,14 +94,24 @@ pub async fn chat_completions(
         start,
         tools: rules.tools.as_ref().map(ToolSettings::names),
     };
-    let constraint = rules.constraint(&state, &serving, &answer.sampling, start).await?;
+    let constraint = rules.constraint(state, &serving, &answer.sampling, start).await?;
     let prompts = vec![(prompt, max_tokens)];
     let submission = Submission { prompts, chat: Some(chat), constraint, sampling: &answer.sampling, client, arrived };
-    let generation = Generation::submit(&state, &serving, admission, submission)?;
-    if answer.sampling.stream {
-        return Ok(event_stream::respond(answer, generation, &state));
+    let generation = Generation::submit(state, &serving, admission, submission)?;
+    Ok((answer, generation))
+}
+
+/// The tokens of a request's prompt.
+///
+/// # Errors
+/// When the request is wrong.
+pub async fn prompt(state: &AppState, request: &ChatRequest) -> Result<Vec<u32>, ApiError> {
+    let serving = Arc::clone(state.serving()?);
+    serving.check_model(request.model.as_deref())?;
+    if request.messages.is_empty() {
+        return Err(ApiError::invalid("messages", "must hold at least one message"));
     }
-    Ok(Json(answer.whole(generation).await?).into_response())
+    render(state, &serving, request, ToolSettings::new(request)?.as_ref()).await
 }
 
 fn validate_request(request: &ChatRequest, serving: &Serving, state: &AppState) -> Result<ValidSampling, ApiError> {

@@ -356,7 +356,7 @@ impl StreamedAnswer for Streamed {
         &self.answer.sampling
     }
 
-    fn opening(&self, _usage: Option<Usage>) -> Vec<Event> {
+    fn opening(&self, _usage: Usage) -> Vec<Event> {
         Vec::new()
     }
 
@@ -367,8 +367,10 @@ impl StreamedAnswer for Streamed {
         piece.into_iter().map(event).collect()
     }
 
-    fn usage_chunk(&self, usage: Usage) -> Event {
-        sse::json(&Completion { usage: Some(usage), ..self.answer.completion(Vec::new()) })
+    fn closing(&mut self, usage: Usage) -> Vec<Event> {
+        let chunk = Completion { usage: Some(usage), ..self.answer.completion(Vec::new()) };
+        let counts = self.answer.sampling.include_usage.then(|| sse::json(&chunk));
+        counts.into_iter().chain([sse::done()]).collect()
     }
 }
 
