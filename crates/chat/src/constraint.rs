@@ -2,7 +2,9 @@
 //! must not occur.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use cpu_time::ThreadTime;
 
 use crate::{CompiledGrammar, Marker, Markers, Start};
 
@@ -30,7 +32,7 @@ pub struct OutputConstraint {
     history: Vec<(Phase, bool)>,
     phase: Phase,
     tokens: Vec<u32>,
-    /// Time that the grammar took beyond its due.
+    /// Time of computing that the grammar took beyond its due. Not of waiting: a busy machine must not end an answer.
     delay: Duration,
 }
 
@@ -121,7 +123,7 @@ impl OutputConstraint {
             (Phase::Thought(spent), _) => Phase::Thought(spent + 1),
             (Phase::Open | Phase::Answer(_), _) => {
                 if let Some(grammar) = &mut self.rules.grammar {
-                    let began = Instant::now();
+                    let began = ThreadTime::now();
                     // A refusal leaves the matcher in its error state: the next mask is empty.
                     consumed = !grammar.0.is_stopped() && grammar.0.consume_token(token_id).is_ok();
                     self.delay += began.elapsed().saturating_sub(DUE);
@@ -171,7 +173,7 @@ impl OutputConstraint {
 
     fn grammar_mask(&mut self) -> Option<Bits> {
         let grammar = self.rules.grammar.as_mut()?;
-        let began = Instant::now();
+        let began = ThreadTime::now();
         let mask = grammar.0.compute_mask_or_eos().map(|mask| mask.as_slice().to_vec());
         self.delay += began.elapsed().saturating_sub(DUE);
         let mask = mask.ok().filter(|_| self.delay < MAX_DELAY);

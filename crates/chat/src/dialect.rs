@@ -4,7 +4,8 @@ use std::fmt::Debug;
 use std::str::FromStr;
 
 use crate::Tokenizer;
-use crate::dialects::{deepseek, dsml, kimi, llama, mistral, plain, qwen};
+use crate::dialects::token_calls::Header;
+use crate::dialects::{deepseek, dsml, kimi, llama, mistral, plain, qwen, token_calls};
 
 /// How a family of models writes thoughts and tool calls. Resolved once, at load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,10 +84,10 @@ impl Dialect {
     /// A parser of what follows the thoughts. `tools`: names of the functions that may be called.
     pub(crate) fn call_parser(self, tools: &[String]) -> Box<dyn CallParser> {
         match self {
-            Self::DeepSeekV3 => Box::new(deepseek::Parser::new(true)),
-            Self::DeepSeekV31 => Box::new(deepseek::Parser::new(false)),
+            Self::DeepSeekV3 => Box::new(token_calls::Parser::new(Header::Fenced)),
+            Self::DeepSeekV31 => Box::new(token_calls::Parser::new(Header::Name)),
             Self::DeepSeekV32 => Box::new(dsml::Parser::default()),
-            Self::KimiK2 => Box::new(kimi::Parser::default()),
+            Self::KimiK2 => Box::new(token_calls::Parser::new(Header::Id)),
             Self::Qwen => Box::new(qwen::Parser::default()),
             Self::Mistral => Box::new(mistral::Parser::default()),
             Self::Llama3 | Self::Plain => Box::new(llama::Parser::new(tools)),

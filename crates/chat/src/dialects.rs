@@ -9,3 +9,4 @@ pub(crate) mod mistral;
 pub(crate) mod plain;
 pub(crate) mod qwen;
 mod text_scan;
+pub(crate) mod token_calls;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use moesaic_chat::{
     AnswerFormat, CompiledGrammar, GrammarCompiler, GrammarError, Marker, Markers, Otherwise, OutputConstraint,
     OutputRules, Start,
@@ -203,7 +204,7 @@ impl AnswerRules {
         match compile(state, serving, param, tools.rules(otherwise.clone(), false)).await {
             Ok(grammar) => Ok(Some(grammar)),
             // A call that is not forced need not follow a schema that cannot be enforced.
-            Err(error) if tools.required => Err(error),
+            Err(error) if tools.required || error.status() != StatusCode::BAD_REQUEST => Err(error),
             Err(_) => compile(state, serving, param, tools.rules(otherwise, true)).await.map(Some),
         }
     }
