@@ -31,6 +31,8 @@ pub struct ChatFormat {
     pub start: Start,
     /// Functions that may be called; `None` where none are offered.
     pub tools: Option<Arc<[String]>>,
+    /// At most one call is passed on.
+    pub single_call: bool,
 }
 
 /// Turns tokens into events and watches for stop strings. Without a tokenizer there are no events.
@@ -68,7 +70,9 @@ impl ChoiceDecoder {
     /// A decoder for one choice.
     pub fn new(tokenizer: Option<Arc<Tokenizer>>, options: DecodeOptions, chat: Option<&ChatFormat>) -> Self {
         let parser = match chat {
-            Some(chat) => OutputParser::new(chat.dialect, chat.start, chat.tools.as_deref()),
+            Some(chat) => {
+                OutputParser::new(chat.dialect, chat.start, chat.tools.as_deref()).with_single_call(chat.single_call)
+            }
             None => OutputParser::new(Dialect::Plain, Start::Content, None),
         };
         Self {

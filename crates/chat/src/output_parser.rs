@@ -9,6 +9,13 @@ pub struct OutputParser {
     state: State,
     calls: Box<dyn CallParser>,
     parses_calls: bool,
+    /// At most one call is passed on.
+    single_call: bool,
+    num_calls: usize,
+    /// The last call has no arguments yet.
+    is_bare: bool,
+    /// The last call is one too many.
+    is_dropped: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +36,14 @@ impl OutputParser {
             Start::Thought => State::Thought { fresh: true },
             Start::Content | Start::Open => State::Content,
         };
-        Self { state, calls, parses_calls: tools.is_some() }
+        let (num_calls, is_bare, is_dropped) = (0, false, false);
+        Self { state, calls, parses_calls: tools.is_some(), single_call: false, num_calls, is_bare, is_dropped }
+    }
+
+    /// Passes on the first call only.
+    #[must_use]
+    pub fn with_single_call(self, single_call: bool) -> Self {
+        Self { single_call, ..self }
     }
 
     /// Takes a piece.
@@ -40,7 +54,7 @@ impl OutputParser {
             (State::Thought { fresh: true }, Piece::Marker(Marker::ThinkOpen, _)) => {}
             (State::Thought { .. }, Piece::Marker(Marker::CallsOpen | Marker::CallOpen, _)) if self.parses_calls => {
                 self.state = State::Content;
-                self.calls.push(piece, events);
+                self.push_call(piece, events);
             }
             (State::Thought { fresh }, piece) => {
                 let text = piece.text();
@@ -55,7 +69,7 @@ impl OutputParser {
             (State::Content, Piece::Marker(Marker::ThinkOpen, _)) if !self.calls.is_open() => {
                 self.state = State::Thought { fresh: true };
             }
-            (State::Content, piece) => self.calls.push(piece, events),
+            (State::Content, piece) => self.push_call(piece, events),
         }
     }
 
@@ -66,6 +80,47 @@ impl OutputParser {
 
     /// Ends the answer.
     pub fn finish(&mut self, events: &mut Vec<OutputEvent>) {
-        self.calls.finish(events);
+        let mut new = Vec::new();
+        self.calls.finish(&mut new);
+        self.pass(new, events);
+        // A call that was cut off keeps what it has.
+        if !self.calls.is_open() {
+            self.end_call(events);
+        }
+    }
+
+    fn push_call(&mut self, piece: Piece, events: &mut Vec<OutputEvent>) {
+        let mut new = Vec::new();
+        self.calls.push(piece, &mut new);
+        self.pass(new, events);
+    }
+
+    /// Clients parse arguments, so a whole call has some; a call too many has none and no name.
+    fn pass(&mut self, new: Vec<OutputEvent>, events: &mut Vec<OutputEvent>) {
+        for event in new {
+            match event {
+                OutputEvent::CallStart { .. } => {
+                    self.end_call(events);
+                    self.is_dropped = self.single_call && self.num_calls > 0;
+                    self.is_bare = !self.is_dropped;
+                    self.num_calls += 1;
+                    events.extend((!self.is_dropped).then_some(event));
+                }
+                OutputEvent::CallArguments(_) => {
+                    self.is_bare = false;
+                    events.extend((!self.is_dropped).then_some(event));
+                }
+                OutputEvent::Reasoning(_) | OutputEvent::Content(_) => {
+                    self.end_call(events);
+                    events.push(event);
+                }
+            }
+        }
+    }
+
+    fn end_call(&mut self, events: &mut Vec<OutputEvent>) {
+        if std::mem::take(&mut self.is_bare) {
+            events.push(OutputEvent::CallArguments("{}".to_owned()));
+        }
     }
 }

@@ -93,6 +93,8 @@ struct Case {
     expected: Vec<OutputEvent>,
     /// Whether the functions `a` and `b` are offered.
     offers: bool,
+    /// Whether one call is the most.
+    single: bool,
 }
 
 impl Case {
@@ -102,7 +104,7 @@ impl Case {
 }
 
 fn case(dialect: Dialect, start: Start, output: &'static str, expected: &[&[OutputEvent]]) -> Case {
-    Case { dialect, start, output, expected: expected.concat(), offers: true }
+    Case { dialect, start, output, expected: expected.concat(), offers: true, single: false }
 }
 
 fn thoughts() -> Vec<Case> {
@@ -212,6 +214,23 @@ fn other_calls() -> Vec<Case> {
         case(Llama3, Content, "{\"name\": \"Ana\", \"age\": 3}", &[&[content("{\"name\": \"Ana\", \"age\": 3}")]]),
         case(Llama3, Content, "{\"x\": 1} and", &[&[content("{\"x\": 1} and")]]),
         case(Llama3, Content, "{\"name\": \"a", &[&[content("{\"name\": \"a")]]),
+        // A call without arguments gets empty ones, one too many is left out.
+        case(
+            KimiK2,
+            Content,
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.a:0<|tool_call_argument_begin|><|tool_call_end|>\
+             <|tool_calls_section_end|>",
+            &[&call("a", Some("functions.a:0"), "{}")],
+        ),
+        Case {
+            single: true,
+            ..case(
+                Llama3,
+                Content,
+                "{\"name\": \"a\", \"parameters\": {}}; {\"name\": \"b\", \"parameters\": {\"x\": 1}}",
+                &[&call("a", None, "{}")],
+            )
+        },
         case(Plain, Content, "plain { text", &[&[content("plain { text")]]),
         case(
             Mistral,
@@ -234,7 +253,8 @@ fn cases() -> Vec<Case> {
 
 fn decoder(tokenizer: &Arc<Tokenizer>, case: &Case, stops: &[&str]) -> ChoiceDecoder {
     let markers = Arc::new(Markers::new(case.dialect, tokenizer));
-    let chat = ChatFormat { dialect: case.dialect, markers, start: case.start, tools: case.tools() };
+    let chat =
+        ChatFormat { dialect: case.dialect, markers, start: case.start, tools: case.tools(), single_call: case.single };
     let stops = stops.iter().map(|stop| (*stop).to_owned()).collect();
     let options = DecodeOptions { stops, include_stop: false, skip_special_tokens: true, min_tokens: 0 };
     ChoiceDecoder::new(Some(Arc::clone(tokenizer)), options, Some(&chat))
@@ -309,7 +329,8 @@ proptest! {
         let tokenizer = tokenizer();
         let case = cases().swap_remove(index);
         let markers = Markers::new(case.dialect, &tokenizer);
-        let mut parser = OutputParser::new(case.dialect, case.start, case.tools().as_deref());
+        let mut parser =
+            OutputParser::new(case.dialect, case.start, case.tools().as_deref()).with_single_call(case.single);
         let (mut events, mut bytes, mut sizes) = (Vec::new(), Vec::new(), sizes.into_iter().cycle());
         // Text between markers, cut by characters.
         let mut flush = |bytes: &mut Vec<u8>, parser: &mut OutputParser, events: &mut Vec<OutputEvent>| {

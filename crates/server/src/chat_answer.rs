@@ -34,21 +34,8 @@ pub struct ChatAnswer {
     pub serving: Arc<Serving>,
     /// Settings of the request.
     pub sampling: ValidSampling,
-    /// At most one call per answer.
-    pub single_call: bool,
-    /// Calls so far, by choice.
-    pub calls: Vec<Calls>,
-}
-
-/// Calls of one choice so far.
-#[derive(Debug, Clone, Default)]
-pub struct Calls {
-    /// Begun, and passed on.
-    count: u32,
-    /// The last one has no arguments yet.
-    bare: bool,
-    /// The last one is one too many.
-    dropped: bool,
+    /// Calls begun so far, by choice.
+    pub num_calls: Vec<u32>,
 }
 
 impl ChatAnswer {
@@ -64,37 +51,8 @@ impl ChatAnswer {
         self.sampling.return_token_ids.then(|| delta.tokens.iter().map(|token| token.id).collect())
     }
 
-    /// Events as parts of the message. A call that ends without arguments gets empty ones, for clients parse them.
-    fn deltas(&mut self, choice: usize, events: Vec<OutputEvent>, ends: bool) -> Vec<ChatDelta> {
-        let mut deltas = Vec::new();
-        for event in events {
-            match &event {
-                OutputEvent::CallStart { .. } => {
-                    deltas.extend(self.empty_arguments(choice));
-                    let calls = &mut self.calls[choice];
-                    calls.dropped = self.single_call && calls.count > 0;
-                    (calls.count, calls.bare) = (calls.count + u32::from(!calls.dropped), !calls.dropped);
-                }
-                OutputEvent::CallArguments(_) => self.calls[choice].bare = false,
-                OutputEvent::Reasoning(_) | OutputEvent::Content(_) => {}
-            }
-            let is_call = matches!(event, OutputEvent::CallStart { .. } | OutputEvent::CallArguments(_));
-            if !(is_call && self.calls[choice].dropped) {
-                deltas.push(self.delta_of(choice, event));
-            }
-        }
-        if ends {
-            deltas.extend(self.empty_arguments(choice));
-        }
-        deltas
-    }
-
-    fn empty_arguments(&mut self, choice: usize) -> Option<ChatDelta> {
-        let is_bare = std::mem::take(&mut self.calls[choice].bare);
-        is_bare.then(|| self.delta_of(choice, OutputEvent::CallArguments("{}".to_owned())))
-    }
-
-    fn delta_of(&self, choice: usize, event: OutputEvent) -> ChatDelta {
+    /// An event as a part of the message. Counts calls.
+    fn delta_of(&mut self, choice: usize, event: OutputEvent) -> ChatDelta {
         let mut delta = ChatDelta::default();
         let (id, function) = match event {
             OutputEvent::Reasoning(text) => {
@@ -106,6 +64,7 @@ impl ChatAnswer {
                 return delta;
             }
             OutputEvent::CallStart { name, id } => {
+                self.num_calls[choice] += 1;
                 let id = id.unwrap_or_else(|| self.serving.dialect.call_id(uuid::Uuid::new_v4().as_u128()));
                 (Some(id), FunctionCallDelta { name: Some(name), arguments: Some(String::new()) })
             }
@@ -115,7 +74,7 @@ impl ChatAnswer {
             delta.function_call = Some(function);
         } else {
             let kind = id.is_some().then(|| "function".to_owned());
-            delta.tool_calls = Some(vec![ToolCallDelta { index: self.calls[choice].count - 1, id, kind, function }]);
+            delta.tool_calls = Some(vec![ToolCallDelta { index: self.num_calls[choice] - 1, id, kind, function }]);
         }
         delta
     }
@@ -123,8 +82,12 @@ impl ChatAnswer {
     /// An answer that ends by itself with a call ends because of the call.
     fn finish_reason(&self, choice: usize, end: &ChoiceEnd) -> FinishReason {
         match end.reason {
-            FinishReason::Stop if self.calls[choice].count > 0 && end.stop_reason.is_none() => {
-                if self.legacy_functions { FinishReason::FunctionCall } else { FinishReason::ToolCalls }
+            FinishReason::Stop if self.num_calls[choice] > 0 && end.stop_reason.is_none() => {
+                if self.legacy_functions {
+                    FinishReason::FunctionCall
+                } else {
+                    FinishReason::ToolCalls
+                }
             }
             reason => reason,
         }
@@ -140,10 +103,8 @@ impl ChatAnswer {
         while let Some(mut delta) = generation.next().await? {
             let index = delta.choice;
             let choice = &mut choices[index];
-            let events = std::mem::take(&mut delta.events);
-            let ends_by_itself = delta.end.as_ref().is_some_and(|end| end.reason == FinishReason::Stop);
-            for part in self.deltas(index, events, ends_by_itself) {
-                append(&mut choice.message, part);
+            for event in std::mem::take(&mut delta.events) {
+                append(&mut choice.message, self.delta_of(index, event));
             }
             if let (Some(all), Some(new)) = (&mut choice.logprobs, self.logprobs(&delta)) {
                 all.content.get_or_insert_default().extend(new.content.unwrap_or_default());
@@ -275,8 +236,7 @@ impl StreamedAnswer for ChatAnswer {
         let shows_tokens = logprobs.is_some() || token_ids.is_some() || self.serving.tokenizer.is_none();
         let index = delta.choice;
         let events = std::mem::take(&mut delta.events);
-        let ends_by_itself = delta.end.as_ref().is_some_and(|end| end.reason == FinishReason::Stop);
-        let mut parts = self.deltas(index, events, ends_by_itself);
+        let mut parts: Vec<ChatDelta> = events.into_iter().map(|event| self.delta_of(index, event)).collect();
         if parts.is_empty() && shows_tokens && !delta.tokens.is_empty() {
             parts.push(ChatDelta { content: Some(String::new()), ..ChatDelta::default() });
         }

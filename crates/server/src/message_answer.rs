@@ -18,8 +18,6 @@ pub struct MessageAnswer {
     open: Option<Kind>,
     num_blocks: usize,
     num_calls: usize,
-    /// Arguments of the open call have begun.
-    has_arguments: bool,
     end: Option<ChoiceEnd>,
 }
 
@@ -40,7 +38,7 @@ enum Step {
 impl MessageAnswer {
     /// `chat`: the same answer as a chat completion.
     pub fn new(id: String, chat: ChatAnswer) -> Self {
-        Self { id, chat, open: None, num_blocks: 0, num_calls: 0, has_arguments: false, end: None }
+        Self { id, chat, open: None, num_blocks: 0, num_calls: 0, end: None }
     }
 
     /// Folds the events into one message.
@@ -61,9 +59,8 @@ impl MessageAnswer {
                     },
                     Step::Stop => {
                         if let Some(OutputBlock::ToolUse { input, .. }) = content.last_mut() {
-                            // Cut off in the middle it is no JSON; what there is stays readable.
-                            let text = std::mem::take(&mut arguments);
-                            *input = serde_json::from_str(&text).unwrap_or(Value::String(text));
+                            // Clients expect an object; cut off in the middle it is none.
+                            *input = serde_json::from_str(&std::mem::take(&mut arguments)).unwrap_or(json!({}));
                         }
                     }
                 }
@@ -112,21 +109,14 @@ impl MessageAnswer {
                     self.enter(Kind::Text, OutputBlock::Text { text: String::new() }, &mut steps);
                     steps.push(Step::Delta(json!({"type": "text_delta", "text": text})));
                 }
-                OutputEvent::CallStart { .. } if self.chat.single_call && self.num_calls > 0 => {
-                    self.leave(&mut steps);
-                }
                 OutputEvent::CallStart { name, .. } => {
                     self.leave(&mut steps);
                     self.num_calls += 1;
-                    self.has_arguments = false;
                     let id = format!("toolu_{}", uuid::Uuid::new_v4().simple());
                     let block = OutputBlock::ToolUse { id, name, input: json!({}) };
                     self.enter(Kind::ToolUse, block, &mut steps);
                 }
-                // A call that was dropped has no open block.
-                OutputEvent::CallArguments(_) if self.open != Some(Kind::ToolUse) => {}
                 OutputEvent::CallArguments(text) => {
-                    self.has_arguments = true;
                     steps.push(Step::Delta(json!({"type": "input_json_delta", "partial_json": text})));
                 }
             }
@@ -149,9 +139,6 @@ impl MessageAnswer {
     }
 
     fn leave(&mut self, steps: &mut Vec<Step>) {
-        if self.open == Some(Kind::ToolUse) && !self.has_arguments {
-            steps.push(Step::Delta(json!({"type": "input_json_delta", "partial_json": "{}"})));
-        }
         if self.open.take().is_some() {
             steps.push(Step::Stop);
         }

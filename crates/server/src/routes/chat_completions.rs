@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::answer_format::{AnswerRules, WantedFormat};
 use crate::auth::ClientKey;
-use crate::chat_answer::{Calls, ChatAnswer};
+use crate::chat_answer::ChatAnswer;
 use crate::error::ApiError;
 use crate::event_stream;
 use crate::extract::ApiJson;
@@ -83,8 +83,7 @@ pub async fn begin(
         echo,
         legacy_functions: rules.tools.as_ref().is_some_and(|tools| tools.legacy),
         serving: Arc::clone(&serving),
-        single_call: rules.tools.as_ref().is_some_and(|tools| !tools.parallel),
-        calls: vec![Calls::default(); options.n as usize],
+        num_calls: vec![0; options.n as usize],
         sampling: options,
     };
     let start = serving.markers.start(&prompt);
@@ -93,6 +92,7 @@ pub async fn begin(
         markers: Arc::clone(&serving.markers),
         start,
         tools: rules.tools.as_ref().map(ToolSettings::names),
+        single_call: rules.tools.as_ref().is_some_and(|tools| !tools.parallel),
     };
     let constraint = rules.constraint(state, &serving, &answer.sampling, start).await?;
     let prompts = vec![(prompt, max_tokens)];
