@@ -1,9 +1,15 @@
 //! Reading a request and, when it is wrong, saying where.
 
+use std::fmt;
+
+use serde::de::value::SeqAccessDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::{ChatRequest, CompletionRequest, DetokenizeRequest, MessagesRequest, Prompt, TokenizeRequest};
+use crate::{
+    ChatRequest, CompletionRequest, Content, DetokenizeRequest, EmbeddingsRequest, InputContent, ItemText,
+    MessagesRequest, Prompt, ResponsesInput, ResponsesRequest, TokenizeRequest,
+};
 
 /// Most prompts in one request, far above any operator's limit: bounds memory while reading.
 const MAX_PROMPTS: usize = 4096;
@@ -37,6 +43,18 @@ impl FromJson for ChatRequest {
 impl FromJson for CompletionRequest {
     fn from_json(body: &[u8]) -> Result<Self, FieldError> {
         Ok(Self { sampling: read(body)?, format: read(body)?, unsupported: read(body)?, ..read(body)? })
+    }
+}
+
+impl FromJson for ResponsesRequest {
+    fn from_json(body: &[u8]) -> Result<Self, FieldError> {
+        Ok(Self { sampling: read(body)?, ..read(body)? })
+    }
+}
+
+impl FromJson for EmbeddingsRequest {
+    fn from_json(body: &[u8]) -> Result<Self, FieldError> {
+        read(body)
     }
 }
 
@@ -93,6 +111,45 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, FieldError> {
     }
 }
 
+// By hand, because an untagged enum would forget where inside the list an error was.
+macro_rules! text_or_list {
+    ($name:ident :: $list:ident, $expected:literal) => {
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let visitor = TextOrList { expected: $expected, text: Self::Text, list: Self::$list };
+                deserializer.deserialize_any(visitor)
+            }
+        }
+    };
+}
+
+text_or_list!(Content::Parts, "a string or a list of content parts");
+text_or_list!(InputContent::Blocks, "a string or a list of content blocks");
+text_or_list!(ItemText::Parts, "a string or a list of parts");
+text_or_list!(ResponsesInput::Items, "a string or a list of items");
+
+struct TextOrList<O, T> {
+    expected: &'static str,
+    text: fn(String) -> O,
+    list: fn(Vec<T>) -> O,
+}
+
+impl<'de, O, T: Deserialize<'de>> Visitor<'de> for TextOrList<O, T> {
+    type Value = O;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<O, E> {
+        Ok((self.text)(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<O, A::Error> {
+        Deserialize::deserialize(SeqAccessDeserializer::new(items)).map(self.list)
+    }
+}
+
 // By hand, because an untagged enum stores everything before it knows what it is.
 impl<'de> Deserialize<'de> for Prompt {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -105,7 +162,7 @@ struct PromptVisitor;
 impl<'de> Visitor<'de> for PromptVisitor {
     type Value = Prompt;
 
-    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a string, a list of strings, a list of token ids or a list of such lists")
     }
 
@@ -161,7 +218,7 @@ impl<'de> Deserialize<'de> for PromptItem {
         impl<'de> Visitor<'de> for ItemVisitor {
             type Value = PromptItem;
 
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a string, a token id or a list of token ids")
             }
 

@@ -12,6 +12,7 @@ mod error;
 mod from_json;
 mod messages;
 mod models;
+mod responses;
 mod tokenize;
 mod tools;
 
@@ -31,7 +32,12 @@ pub use messages::{
     MessageUsage, MessagesError, MessagesErrorBody, MessagesRequest, OutputBlock, OutputConfig, OutputFormat,
     StopReason, TokenCount,
 };
-pub use models::{Model, ModelList};
+pub use models::{EmbeddingsRequest, Model, ModelList};
+pub use responses::{
+    DeletedResponse, IncompleteDetails, InputItem, InputTokensDetails, ItemPart, ItemStatus, ItemText, OutputItem,
+    OutputPart, OutputTokensDetails, ResponseError, ResponseObject, ResponseStatus, ResponseUsage, ResponsesInput,
+    ResponsesReasoning, ResponsesRequest, ResponsesText, ResponsesTool,
+};
 pub use tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
 pub use tools::{
     FormatFields, FunctionCall, FunctionCallDelta, FunctionSpec, StructuredOutputs, Tool, ToolCall, ToolCallDelta,

@@ -55,8 +55,8 @@ pub enum InputRole {
 }
 
 /// Text, or a list of blocks.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of content blocks")]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum InputContent {
     /// Plain text.
     Text(String),

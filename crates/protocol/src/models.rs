@@ -1,6 +1,7 @@
 //! `/v1/models`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 /// The served models.
@@ -29,4 +30,13 @@ pub struct Model {
     pub max_model_len: u32,
     /// How it writes thoughts and tool calls.
     pub dialect: String,
+}
+
+/// A request for embeddings.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct EmbeddingsRequest {
+    /// A served model; the only one when absent.
+    pub model: Option<String>,
+    /// A text, several, or token ids.
+    pub input: Option<Value>,
 }

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::error::ApiError;
-use crate::routes::{chat_completions, completions, messages, models, page, status, tokenize};
+use crate::routes::{chat_completions, completions, embeddings, messages, models, page, responses, status, tokenize};
 use crate::state::AppState;
 use crate::{auth, request_id};
 
@@ -36,8 +36,12 @@ fn protected() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(chat_completions::chat_completions))
         .routes(routes!(completions::completions))
+        .routes(routes!(responses::create_response))
+        .routes(routes!(responses::get_response, responses::delete_response))
+        .routes(routes!(responses::cancel_response))
         .routes(routes!(messages::messages))
         .routes(routes!(messages::count_tokens))
+        .routes(routes!(embeddings::embeddings))
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
         .route("/v1/models/{owner}/{name}", get(models::get_model_of_owner))

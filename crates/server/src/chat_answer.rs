@@ -39,7 +39,8 @@ pub struct ChatAnswer {
 }
 
 impl ChatAnswer {
-    fn logprobs(&self, delta: &Delta) -> Option<ChatLogprobs> {
+    /// Of the delta's tokens, where asked for.
+    pub fn logprobs(&self, delta: &Delta) -> Option<ChatLogprobs> {
         self.sampling.params.logprobs?;
         let tokenizer = self.serving.tokenizer.as_deref();
         let of_token = |logprobs| token_text::chat_logprob(tokenizer, logprobs);

@@ -96,6 +96,9 @@ raw_config! {
     /// Largest request body in bytes [default: 8388608]
     #[arg(long, env = "MOESAIC_MAX_BODY_BYTES", value_name = "N", help_heading = "Limits")]
     max_body_bytes: usize,
+    /// Memory for responses that clients of /v1/responses may come back to; 0 to keep none [default: 64MiB]
+    #[arg(long, env = "MOESAIC_RESPONSE_STORE_MEMORY", value_name = "SIZE", help_heading = "Limits")]
+    response_store_memory: String,
     /// Seconds that a request may take in all; 0 for no limit [default: 0]
     #[arg(long, env = "MOESAIC_REQUEST_TIMEOUT_SECONDS", value_name = "N", help_heading = "Limits")]
     request_timeout_seconds: u64,
@@ -236,6 +239,8 @@ pub struct Limits {
     pub max_choices: usize,
     /// Bytes per request body.
     pub max_body_bytes: usize,
+    /// Bytes of responses that are kept.
+    pub response_store_bytes: usize,
     /// For the whole request.
     pub request_timeout: Option<Duration>,
     /// For the first token.
@@ -278,6 +283,10 @@ impl RawConfig {
             priorities: self.scheduling_policy == Some(SchedulingPolicy::Priority),
             max_choices: bounded("max_choices", self.max_choices.unwrap_or(16), 1 << 16)?,
             max_body_bytes: bounded("max_body_bytes", self.max_body_bytes.unwrap_or(8 << 20), 1 << 30)?,
+            response_store_bytes: match self.response_store_memory.as_deref().unwrap_or("64MiB") {
+                "0" => 0,
+                size => parse_size("response_store_memory", size)?,
+            },
             request_timeout: seconds("request_timeout_seconds", self.request_timeout_seconds.unwrap_or(0))?,
             queue_timeout: seconds("queue_timeout_seconds", self.queue_timeout_seconds.unwrap_or(0))?,
             keep_alive: some_seconds("keep_alive_seconds", self.keep_alive_seconds.unwrap_or(15))?,
@@ -328,7 +337,10 @@ impl RawConfig {
             cors_allow_origins: origins(self.cors_allow_origin)?,
             limits,
             threads: bounded("threads", self.threads.unwrap_or(default_threads), 4096)?,
-            kv_cache_bytes: parse_size(self.kv_cache_memory.as_deref().unwrap_or("auto"))?,
+            kv_cache_bytes: match self.kv_cache_memory.as_deref() {
+                None | Some("auto") => None,
+                Some(size) => Some(parse_size("kv_cache_memory", size)?),
+            },
             block_size: match self.block_size.unwrap_or(16) {
                 size @ 1..=1024 => size,
                 size => return Err(ConfigError(format!("block_size is {size}, expected 1 to 1024"))),
@@ -390,11 +402,7 @@ fn read_keys(path: &Path) -> Result<Vec<String>, ConfigError> {
     Ok(keys)
 }
 
-/// `None` for auto.
-fn parse_size(text: &str) -> Result<Option<usize>, ConfigError> {
-    if text == "auto" {
-        return Ok(None);
-    }
+fn parse_size(name: &str, text: &str) -> Result<usize, ConfigError> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
     let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1.0,
@@ -407,8 +415,8 @@ fn parse_size(text: &str) -> Result<Option<usize>, ConfigError> {
         _ => f64::NAN,
     };
     match text[..digits].parse::<f64>().map(|number| number * unit) {
-        Ok(bytes) if (1.0..1e15).contains(&bytes) => Ok(Some(bytes as usize)),
-        _ => Err(ConfigError(format!("kv_cache_memory is {text:?}, expected auto or a size such as 512MB or 4GiB"))),
+        Ok(bytes) if (1.0..1e15).contains(&bytes) => Ok(bytes as usize),
+        _ => Err(ConfigError(format!("{name} is {text:?}, expected a size such as 512MB or 4GiB"))),
     }
 }
 
@@ -457,6 +465,7 @@ mod tests {
         check("max_num_seqs = 0", "max_num_seqs must be at least 1");
         check("max_num_seqs = 600", "max_num_batched_tokens (512)");
         check("kv_cache_memory = \"lots\"", "kv_cache_memory is \"lots\"");
+        check("response_store_memory = \"some\"", "response_store_memory is \"some\"");
         check("api_key_file = \"/nowhere\"", "/nowhere");
         check("device = \"cuda:0\"", "cpu only");
         check("log_level = \"a=b=c\"", "log_level");
@@ -468,10 +477,10 @@ mod tests {
     #[test]
     fn sizes() {
         for (text, bytes) in [("512MB", 512_000_000), ("4GiB", 4 << 30), ("1.5 KiB", 1536), ("77", 77)] {
-            assert_eq!(parse_size(text).unwrap(), Some(bytes), "{text}");
+            assert_eq!(parse_size("size", text).unwrap(), bytes, "{text}");
         }
         for text in ["-1", "", "MB", "1e400", "99999PB"] {
-            assert!(parse_size(text).is_err(), "{text}");
+            assert!(parse_size("size", text).is_err(), "{text}");
         }
     }
 }

@@ -66,6 +66,20 @@ impl ApiError {
         error
     }
 
+    /// 404: no response of the client's own is stored under this id.
+    pub fn response_not_found(id: &str) -> Self {
+        let message = format!("Response with id '{}' not found.", shorten(id, MAX_ECHO));
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", None, message)
+    }
+
+    /// 400: the response to go on from is not stored.
+    pub fn previous_response_not_found(id: &str) -> Self {
+        let message = format!("Previous response with id '{}' not found.", shorten(id, MAX_ECHO));
+        let mut error = Self::invalid("previous_response_id", message);
+        error.body.code = Some("previous_response_not_found".to_owned());
+        error
+    }
+
     /// 404: no such route.
     pub fn unknown_route(method: &str, path: &str) -> Self {
         let message = format!("Unknown request URL: {method} {}.", shorten(path, MAX_ECHO));
@@ -151,6 +165,13 @@ impl ApiError {
         tracing::error!(cause, "a request failed");
         let message = "The server had an error while processing the request.";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error"), message)
+    }
+
+    /// The same about a field that has another name where the request came from.
+    #[must_use]
+    pub fn rename(mut self, name: impl Fn(&str) -> String) -> Self {
+        self.body.param = self.body.param.map(|param| name(&param));
+        self
     }
 
     /// The status that a response with this error has.

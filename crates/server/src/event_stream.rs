@@ -24,7 +24,7 @@ pub trait StreamedAnswer: Send + 'static {
     /// Events after the last delta.
     fn closing(&mut self, usage: Usage) -> Vec<Event>;
     /// Events in the place of what did not come.
-    fn failure(&self, error: &ApiError) -> Vec<Event> {
+    fn failure(&mut self, error: &ApiError) -> Vec<Event> {
         vec![sse::json(&error.to_body()), sse::done()]
     }
 }

@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use moesaic_protocol::FromJson;
+use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
 use crate::state::{AppState, SMALL_WORK};
 
 /// A client that takes longer to send its request has gone or means no good.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// A request body of type `T`.
 #[derive(Debug)]
 pub struct ApiJson<T>(pub T);
@@ -39,6 +42,20 @@ impl<T: FromJson + Send + 'static> FromRequest<AppState> for ApiJson<T> {
         // A large body takes a while and memory: off the async threads, a few at a time.
         let request = state.heavy(move || T::from_json(&body)).await??;
         Ok(Self(request))
+    }
+}
+
+/// The variable part of a path.
+#[derive(Debug)]
+pub struct ApiPath<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<AppState> for ApiPath<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let unknown = ApiError::unknown_route(parts.method.as_str(), parts.uri.path());
+        let Path(path) = Path::from_request_parts(parts, state).await.map_err(|_| unknown)?;
+        Ok(Self(path))
     }
 }
 

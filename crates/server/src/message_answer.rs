@@ -198,7 +198,7 @@ impl StreamedAnswer for MessageAnswer {
         vec![event("message_delta", json!({"delta": delta, "usage": counts(usage)})), event("message_stop", json!({}))]
     }
 
-    fn failure(&self, error: &ApiError) -> Vec<Event> {
+    fn failure(&mut self, error: &ApiError) -> Vec<Event> {
         let body = serde_json::to_value(error.to_messages_body()).expect("wire types always serialise");
         vec![event("error", body)]
     }

@@ -2,9 +2,11 @@
 
 pub mod chat_completions;
 pub mod completions;
+pub mod embeddings;
 pub mod messages;
 pub mod models;
 pub mod page;
+pub mod responses;
 pub mod status;
 pub mod tokenize;
 

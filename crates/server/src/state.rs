@@ -11,6 +11,7 @@ use crate::auth::ApiKeys;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::response_store::ResponseStore;
 
 /// Bytes up to which work is not heavy.
 pub const SMALL_WORK: usize = 32 << 10;
@@ -31,6 +32,8 @@ pub struct State {
     pub api_keys: ApiKeys,
     /// Counters and histograms.
     pub metrics: Metrics,
+    /// Responses that clients may come back to.
+    pub responses: ResponseStore,
     serving: OnceLock<Arc<Serving>>,
     draining: AtomicBool,
     heavy: Arc<Semaphore>,
@@ -96,6 +99,7 @@ impl State {
         Self {
             api_keys: ApiKeys::new(&config.api_keys),
             metrics: Metrics::new(),
+            responses: ResponseStore::new(config.limits.response_store_bytes),
             config,
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),

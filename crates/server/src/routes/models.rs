@@ -1,12 +1,11 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
-use axum::http::Uri;
+use axum::extract::State;
 use moesaic_protocol::{ErrorResponse, Model, ModelList};
 
 use crate::error::ApiError;
+use crate::extract::ApiPath;
 use crate::state::{AppState, Serving};
 
 /// Lists the served model under each of its names.
@@ -27,22 +26,15 @@ pub async fn list_models(State(state): State<AppState>) -> Result<Json<ModelList
     (status = "4XX", description = "Not served, or not allowed", body = ErrorResponse),
     (status = "5XX", description = "Still loading", body = ErrorResponse),
 ))]
-pub async fn get_model(
-    State(state): State<AppState>,
-    uri: Uri,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Model>, ApiError> {
-    let Path(id) = id.map_err(|_| ApiError::unknown_route("GET", uri.path()))?;
+pub async fn get_model(State(state): State<AppState>, ApiPath(id): ApiPath<String>) -> Result<Json<Model>, ApiError> {
     find(&state, &id)
 }
 
 /// A name with a slash in it, such as `deepseek-ai/DeepSeek-V3`.
 pub async fn get_model_of_owner(
     State(state): State<AppState>,
-    uri: Uri,
-    id: Result<Path<(String, String)>, PathRejection>,
+    ApiPath((owner, name)): ApiPath<(String, String)>,
 ) -> Result<Json<Model>, ApiError> {
-    let Path((owner, name)) = id.map_err(|_| ApiError::unknown_route("GET", uri.path()))?;
     find(&state, &format!("{owner}/{name}"))
 }
 

@@ -1,0 +1,300 @@
+//! `/v1/responses`: translated to a chat request and back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use moesaic_protocol::{
+    ChatRequest, DeletedResponse, ErrorResponse, FromJson, InputItem, ResponseObject, ResponseStatus, ResponsesInput,
+    ResponsesRequest,
+};
+use serde_json::{Map, Value, json};
+
+use super::chat_completions;
+use crate::auth::ClientKey;
+use crate::chat_answer::ChatAnswer;
+use crate::error::ApiError;
+use crate::event_stream;
+use crate::extract::{ApiJson, ApiPath};
+use crate::request_id::RequestId;
+use crate::response_answer::{Keep, ResponseAnswer};
+use crate::response_items::{add_item, add_output};
+use crate::state::{AppState, State as ServerState};
+
+/// Fields of a chat request, and the fields here that they stand for.
+const RENAMED: [(&str, &str); 5] = [
+    ("messages", "input"),
+    ("max_completion_tokens", "max_output_tokens"),
+    ("response_format.json_schema", "text.format"),
+    ("response_format", "text.format"),
+    ("reasoning_effort", "reasoning.effort"),
+];
+
+/// Answers an input.
+#[utoipa::path(
+    post,
+    path = "/v1/responses",
+    request_body = ResponsesRequest,
+    responses(
+        (status = 200, description = "The response, or with stream: true a stream of typed events", content(
+            (ResponseObject = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = "4XX", description = "The request is wrong or may not be served", body = ErrorResponse),
+        (status = "5XX", description = "The server cannot serve it now", body = ErrorResponse),
+    )
+)]
+pub async fn create_response(
+    State(state): State<AppState>,
+    Extension(client): Extension<ClientKey>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    ApiJson(mut request): ApiJson<ResponsesRequest>,
+) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    check(&request, &state)?;
+    let conversation = conversation(&state, client, &mut request)?;
+    let chat = chat_request(&request, &conversation)?;
+    let (answer, generation) =
+        chat_completions::begin(&state, client, id, arrived, &chat).await.map_err(|error| error.rename(own_name))?;
+    let streams = answer.sampling.stream;
+    let response = beginning(request, &answer);
+    let keep = response.store.then(|| Keep { state: Arc::clone(&state), client, conversation, add_items: add_output });
+    let answer = ResponseAnswer::new(answer, response, keep);
+    if streams {
+        return Ok(event_stream::respond(answer, generation, &state));
+    }
+    let begun = answer.response();
+    if begun.background {
+        answer.keep();
+        let begun = begun.clone();
+        let task = tokio::spawn(async move { drop(answer.whole(generation).await) });
+        state.responses.set_task(&begun.id, task.abort_handle());
+        return Ok(Json(begun).into_response());
+    }
+    Ok(Json(answer.whole(generation).await?).into_response())
+}
+
+/// A stored response.
+#[utoipa::path(get, path = "/v1/responses/{id}", params(("id" = String, Path, description = "Its id")), responses(
+    (status = 200, description = "The response", body = ResponseObject),
+    (status = "4XX", description = "There is none", body = ErrorResponse),
+))]
+pub async fn get_response(
+    State(state): State<AppState>,
+    Extension(client): Extension<ClientKey>,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Json<ResponseObject>, ApiError> {
+    state.responses.get(client, &id).map(Json).ok_or_else(|| ApiError::response_not_found(&id))
+}
+
+/// Forgets a stored response.
+#[utoipa::path(delete, path = "/v1/responses/{id}", params(("id" = String, Path, description = "Its id")), responses(
+    (status = 200, description = "It is gone", body = DeletedResponse),
+    (status = "4XX", description = "There is none", body = ErrorResponse),
+))]
+pub async fn delete_response(
+    State(state): State<AppState>,
+    Extension(client): Extension<ClientKey>,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Json<DeletedResponse>, ApiError> {
+    if !state.responses.delete(client, &id) {
+        return Err(ApiError::response_not_found(&id));
+    }
+    Ok(Json(DeletedResponse { id, object: "response".to_owned(), deleted: true }))
+}
+
+/// Ends a response that is being generated in the background.
+#[utoipa::path(post, path = "/v1/responses/{id}/cancel", params(("id" = String, Path, description = "Its id")), responses(
+    (status = 200, description = "The response as it stands", body = ResponseObject),
+    (status = "4XX", description = "There is none, or it is not in the background", body = ErrorResponse),
+))]
+pub async fn cancel_response(
+    State(state): State<AppState>,
+    Extension(client): Extension<ClientKey>,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Json<ResponseObject>, ApiError> {
+    let response = state.responses.cancel(client, &id).ok_or_else(|| ApiError::response_not_found(&id))?;
+    if !response.background {
+        return Err(ApiError::bad_request("Only a response in the background can be cancelled."));
+    }
+    Ok(Json(response))
+}
+
+/// The name here of a field of the chat request.
+fn own_name(param: &str) -> String {
+    if let Some((tool, field)) = param.strip_prefix("tools").and_then(|rest| rest.split_once(".function")) {
+        return format!("tools{tool}{field}");
+    }
+    match RENAMED.iter().find_map(|(chat, own)| Some((chat, own, param.strip_prefix(chat)?))) {
+        // Messages are not counted as items are.
+        Some((&"messages", own, _)) => (*own).to_owned(),
+        Some((_, own, rest)) => format!("{own}{rest}"),
+        None => param.to_owned(),
+    }
+}
+
+fn check(request: &ResponsesRequest, state: &ServerState) -> Result<(), ApiError> {
+    for (name, value) in [("conversation", &request.conversation), ("prompt", &request.prompt)] {
+        if value.is_some() {
+            return Err(ApiError::invalid(name, "is not supported"));
+        }
+    }
+    if request.sampling.n.is_some_and(|n| n != 1) {
+        return Err(ApiError::invalid("n", "a response is one answer"));
+    }
+    if request.truncation.as_deref().is_some_and(|truncation| truncation != "disabled") {
+        return Err(ApiError::invalid("truncation", "must be \"disabled\""));
+    }
+    if request.background == Some(true) {
+        let error = |message: &str| Err(ApiError::invalid("background", message));
+        if request.store == Some(false) || state.config.limits.response_store_bytes == 0 {
+            return error("needs store: it is where the response will be found");
+        }
+        if request.sampling.stream == Some(true) {
+            return error("cannot be combined with stream");
+        }
+    }
+    Ok(())
+}
+
+/// Chat messages up to the response, without the instructions, which are not kept.
+fn conversation(state: &AppState, client: ClientKey, request: &mut ResponsesRequest) -> Result<Vec<Value>, ApiError> {
+    let mut messages = Vec::new();
+    if let Some(id) = &request.previous_response_id {
+        let Some((status, earlier)) = state.responses.conversation(client, id) else {
+            return Err(ApiError::previous_response_not_found(id));
+        };
+        if !matches!(status, ResponseStatus::Completed | ResponseStatus::Incomplete) {
+            return Err(ApiError::invalid("previous_response_id", "names a response that has no answer"));
+        }
+        messages = earlier;
+    }
+    match request.input.take() {
+        None => return Err(ApiError::invalid("input", "is required")),
+        Some(ResponsesInput::Text(text)) => messages.push(json!({"role": "user", "content": text})),
+        Some(ResponsesInput::Items(items)) => {
+            for (index, item) in items.into_iter().enumerate() {
+                let path = format!("input[{index}]");
+                // A bare id is a reference too, in some clients.
+                let refers = match item.kind.as_deref() {
+                    Some(kind) => kind == "item_reference",
+                    None => item.role.is_none() && item.id.is_some(),
+                };
+                if refers {
+                    add_output(&[referred(state, client, &item, &path)?], &mut messages);
+                } else {
+                    add_item(item, &path, &mut messages)?;
+                }
+            }
+        }
+    }
+    for message in &mut messages {
+        // A thought that nothing followed.
+        if message["role"] == "assistant" && message["content"].is_null() && message["tool_calls"].is_null() {
+            message["content"] = "".into();
+        }
+    }
+    if messages.is_empty() {
+        return Err(ApiError::invalid("input", "must hold at least one item"));
+    }
+    Ok(messages)
+}
+
+fn referred(
+    state: &AppState,
+    client: ClientKey,
+    item: &InputItem,
+    path: &str,
+) -> Result<moesaic_protocol::OutputItem, ApiError> {
+    let id = item.id.as_deref().unwrap_or_default();
+    let found = state.responses.item(client, id).filter(|_| !id.is_empty());
+    found.ok_or_else(|| ApiError::invalid(format!("{path}.id"), "names no item of a stored response"))
+}
+
+fn chat_request(request: &ResponsesRequest, conversation: &[Value]) -> Result<ChatRequest, ApiError> {
+    let mut chat = Map::new();
+    let mut set = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            chat.insert(key.to_owned(), value);
+        }
+    };
+    set("model", request.model.clone().map(Value::from));
+    set("max_completion_tokens", request.max_output_tokens.map(Value::from));
+    set("reasoning_effort", request.reasoning.as_ref().and_then(|wanted| wanted.effort.clone()).map(Value::from));
+    set("thinking_token_budget", request.thinking_token_budget.map(Value::from));
+    set("chat_template_kwargs", request.chat_template_kwargs.clone().map(Value::from));
+    let includes = |what: &str| request.include.iter().flatten().any(|included| included == what);
+    let wants_logprobs = includes("message.output_text.logprobs") || request.top_logprobs.is_some_and(|top| top > 0);
+    set("logprobs", wants_logprobs.then_some(true.into()));
+    set("top_logprobs", request.top_logprobs.filter(|_| wants_logprobs).map(Value::from));
+    if let Some(format) = request.text.as_ref().and_then(|text| text.format.as_ref()) {
+        let is_schema = format["type"] == "json_schema";
+        let flat = || json!({"type": "json_schema", "json_schema": format});
+        set("response_format", Some(if is_schema { flat() } else { format.clone() }));
+    }
+    let tools = request.tools.as_deref().unwrap_or_default();
+    if let Some(index) = tools.iter().position(|tool| tool.kind != "function") {
+        let message = format!("tools of type {:?} are not supported here", tools[index].kind);
+        return Err(ApiError::invalid(format!("tools[{index}].type"), message));
+    }
+    if !tools.is_empty() {
+        let tool = |tool: &moesaic_protocol::ResponsesTool| {
+            let mut function = json!({"name": tool.name.clone().unwrap_or_default()});
+            for (key, value) in [
+                ("description", tool.description.clone().map(Value::from)),
+                ("parameters", tool.parameters.clone()),
+                ("strict", tool.strict.map(Value::from)),
+            ] {
+                if let Some(value) = value {
+                    function[key] = value;
+                }
+            }
+            json!({"type": "function", "function": function})
+        };
+        set("tools", Some(tools.iter().map(tool).collect()));
+        // Clients send both also where there are no tools.
+        set("parallel_tool_calls", request.parallel_tool_calls.map(Value::from));
+    }
+    set("tool_choice", request.tool_choice.clone());
+    let instructions = request.instructions.iter().map(|text| json!({"role": "system", "content": text}));
+    set("messages", Some(instructions.chain(conversation.iter().cloned()).collect()));
+    let chat = ChatRequest::from_json(Value::from(chat).to_string().as_bytes())
+        .map_err(|error| ApiError::from(error).rename(own_name))?;
+    Ok(ChatRequest { sampling: request.sampling.clone(), ..chat })
+}
+
+/// The response at its beginning.
+fn beginning(request: ResponsesRequest, answer: &ChatAnswer) -> ResponseObject {
+    let text = request.text.unwrap_or_default();
+    let mut text_settings = json!({"format": text.format.unwrap_or_else(|| json!({"type": "text"}))});
+    if let Some(verbosity) = text.verbosity {
+        text_settings["verbosity"] = verbosity.into();
+    }
+    ResponseObject {
+        id: format!("resp_{}", uuid::Uuid::new_v4().simple()),
+        object: "response".to_owned(),
+        created_at: answer.created,
+        instructions: request.instructions,
+        model: answer.model.clone(),
+        previous_response_id: request.previous_response_id,
+        background: request.background.unwrap_or(false),
+        store: request.store.unwrap_or(true),
+        max_output_tokens: request.max_output_tokens,
+        temperature: answer.sampling.params.temperature,
+        top_p: answer.sampling.params.top_p,
+        top_logprobs: request.top_logprobs.unwrap_or(0),
+        tools: request.tools.iter().flatten().map(|tool| json!(tool)).collect(),
+        tool_choice: request.tool_choice.unwrap_or_else(|| "auto".into()),
+        parallel_tool_calls: request.parallel_tool_calls.unwrap_or(true),
+        text: text_settings,
+        reasoning: request.reasoning.unwrap_or_default(),
+        truncation: "disabled".to_owned(),
+        metadata: request.metadata.unwrap_or_default(),
+        user: request.user,
+        system_fingerprint: answer.serving.fingerprint.clone(),
+        status: ResponseStatus::InProgress,
+        ..ResponseObject::default()
+    }
+}
