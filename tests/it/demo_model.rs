@@ -165,6 +165,10 @@ async fn tools_are_called_when_they_fit_and_their_results_are_used() {
         let answer = answer.as_str().unwrap();
         assert!(answer.contains(city) && answer.contains("17") && answer.contains("sunny"), "{answer}");
     }
+    // No call where none is allowed, not even spelled out.
+    let change = json!({"tools": weather(), "tool_choice": "none"});
+    let answer = talk(&server, &["What is the weather in Paris?"], &change).await.pop().unwrap();
+    assert!(answer["tool_calls"].is_null() && !answer["content"].as_str().unwrap().contains("tool▁call"), "{answer}");
     let change = json!({"tools": weather()});
     let answer = talk(&server, &["What is the capital of France?"], &change).await.pop().unwrap();
     assert!(answer["tool_calls"].is_null() && answer["content"].as_str().unwrap().contains("Paris"), "{answer}");

@@ -8,6 +8,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use crate::closed_schema;
 use crate::dialect::{ArgumentFormat, CallFormat};
 use crate::{Dialect, Markers, Tokenizer};
 
@@ -201,7 +202,7 @@ fn bounded(source: &str) -> Result<&str, GrammarError> {
     }
 }
 
-/// The schema without room for white space: every answer is as short as its content.
+/// The schema without room for white space or undeclared properties: every answer is as short as its content.
 fn compact(schema: &Value) -> Result<Value, GrammarError> {
     bounded(&schema.to_string())?;
     let num_properties = num_properties(schema);
@@ -213,6 +214,7 @@ fn compact(schema: &Value) -> Result<Value, GrammarError> {
         Value::Bool(true) => Map::new(),
         _ => return Err(GrammarError("must be an object".to_owned())),
     };
+    closed_schema::close(&mut schema);
     schema.insert("x-guidance".to_owned(), json!({"whitespace_flexible": false}));
     Ok(schema.into())
 }

@@ -3,6 +3,7 @@
 //! **Architecture invariant:** this crate knows no HTTP, no scheduling and no tensors.
 
 mod chat_template;
+mod closed_schema;
 mod constraint;
 mod detokenizer;
 mod dialect;

@@ -323,37 +323,73 @@ fn the_prompt_says_where_an_answer_starts() {
     }
 }
 
+/// Reads tokens, with the text between markers cut into pieces of so many characters, over and over.
+fn read(parser: OutputParser, dialect: Dialect, ids: &[u32], sizes: &[usize]) -> Vec<OutputEvent> {
+    let tokenizer = tokenizer();
+    let markers = Markers::new(dialect, &tokenizer);
+    let (mut parser, mut events, mut bytes, mut sizes) = (parser, Vec::new(), Vec::new(), sizes.iter().cycle());
+    let mut flush = |bytes: &mut Vec<u8>, parser: &mut OutputParser, events: &mut Vec<OutputEvent>| {
+        let text: Vec<char> = String::from_utf8_lossy(&std::mem::take(bytes)).chars().collect();
+        let mut rest = text.as_slice();
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at((*sizes.next().unwrap()).min(rest.len()));
+            parser.push(Piece::Text(&piece.iter().collect::<String>()), events);
+            rest = after;
+        }
+    };
+    for id in ids {
+        let spelled = tokenizer.token_bytes(*id);
+        match markers.of(*id) {
+            None => bytes.extend_from_slice(spelled),
+            Some(marker) => {
+                flush(&mut bytes, &mut parser, &mut events);
+                parser.push(Piece::Marker(marker, std::str::from_utf8(spelled).unwrap()), &mut events);
+            }
+        }
+    }
+    flush(&mut bytes, &mut parser, &mut events);
+    parser.finish(&mut events);
+    joined(events)
+}
+
 proptest! {
     #[test]
     fn any_cut_gives_the_same(index in 0..cases().len(), sizes in prop::collection::vec(1_usize..9, 1..12)) {
-        let tokenizer = tokenizer();
         let case = cases().swap_remove(index);
-        let markers = Markers::new(case.dialect, &tokenizer);
-        let mut parser =
+        let parser =
             OutputParser::new(case.dialect, case.start, case.tools().as_deref()).with_single_call(case.single);
-        let (mut events, mut bytes, mut sizes) = (Vec::new(), Vec::new(), sizes.into_iter().cycle());
-        // Text between markers, cut by characters.
-        let mut flush = |bytes: &mut Vec<u8>, parser: &mut OutputParser, events: &mut Vec<OutputEvent>| {
-            let text: Vec<char> = String::from_utf8(std::mem::take(bytes)).unwrap().chars().collect();
-            let mut rest = text.as_slice();
-            while !rest.is_empty() {
-                let (piece, after) = rest.split_at(sizes.next().unwrap().min(rest.len()));
-                parser.push(Piece::Text(&piece.iter().collect::<String>()), events);
-                rest = after;
-            }
-        };
-        for id in tokenizer.encode(case.output).unwrap() {
-            let spelled = tokenizer.token_bytes(id);
-            match markers.of(id) {
-                None => bytes.extend_from_slice(spelled),
-                Some(marker) => {
-                    flush(&mut bytes, &mut parser, &mut events);
-                    parser.push(Piece::Marker(marker, std::str::from_utf8(spelled).unwrap()), &mut events);
-                }
-            }
+        let ids = tokenizer().encode(case.output).unwrap();
+        prop_assert_eq!(read(parser, case.dialect, &ids, &sizes), case.expected);
+    }
+
+    /// Outputs that no model should make, pieced together from what models do make: nothing panics, the cut does not
+    /// matter, arguments follow a name.
+    #[test]
+    fn any_output_is_read(
+        index in 0..cases().len(),
+        start in prop::sample::select(vec![Start::Open, Start::Thought, Start::Content]),
+        parts in prop::collection::vec((0..cases().len(), any::<prop::sample::Index>(), 1_usize..60), 1..8),
+        single in any::<bool>(),
+        sizes in prop::collection::vec(1_usize..30, 1..6),
+    ) {
+        let (all, tokenizer) = (cases(), tokenizer());
+        let ids: Vec<u32> = parts
+            .iter()
+            .flat_map(|(from, at, length)| {
+                let ids = tokenizer.encode(all[*from].output).unwrap();
+                let at = at.index(ids.len().max(1));
+                ids.into_iter().skip(at).take(*length).collect::<Vec<_>>()
+            })
+            .collect();
+        let (dialect, tools) = (all[index].dialect, all[index].tools());
+        let parser = || OutputParser::new(dialect, start, tools.as_deref()).with_single_call(single);
+        let events = read(parser(), dialect, &ids, &[usize::MAX]);
+        prop_assert_eq!(&read(parser(), dialect, &ids, &[1]), &events);
+        prop_assert_eq!(&read(parser(), dialect, &ids, &sizes), &events);
+        let mut is_called = false;
+        for event in &events {
+            is_called |= matches!(event, OutputEvent::CallStart { .. });
+            prop_assert!(is_called || !matches!(event, OutputEvent::CallArguments(_)), "{:?}", events);
         }
-        flush(&mut bytes, &mut parser, &mut events);
-        parser.finish(&mut events);
-        prop_assert_eq!(joined(events), case.expected);
     }
 }

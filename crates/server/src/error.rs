@@ -190,16 +190,22 @@ impl ApiError {
             503 => "overloaded_error",
             _ => "api_error",
         };
-        let message = match &self.body.param {
-            Some(param) => format!("{param}: {}", self.body.message),
-            None => self.body.message.clone(),
-        };
-        MessagesError { kind: "error".to_owned(), error: MessagesErrorBody { kind: kind.to_owned(), message } }
+        let error = MessagesErrorBody { kind: kind.to_owned(), message: self.message() };
+        MessagesError { kind: "error".to_owned(), error }
     }
 
     /// The body, also sent as an event when a stream has begun already.
     pub fn to_body(&self) -> ErrorResponse {
-        ErrorResponse { error: self.body.clone() }
+        ErrorResponse { error: ErrorBody { message: self.message(), ..self.body.clone() } }
+    }
+
+    /// Names the field where the text goes on from it: many clients show nothing else.
+    fn message(&self) -> String {
+        let text = &self.body.message;
+        match &self.body.param {
+            Some(param) if !text.starts_with(char::is_uppercase) => shorten(&format!("{param}: {text}"), MAX_MESSAGE),
+            _ => text.clone(),
+        }
     }
 }
 

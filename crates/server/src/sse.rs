@@ -32,3 +32,26 @@ pub fn response(
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A text that ends lines, in any of the ways that readers of events know, ends no event.
+    #[tokio::test]
+    async fn any_text_is_one_line_of_data() {
+        let every = ('\0'..='\u{3fff}').chain('\u{1f600}'..='\u{1f64f}').collect::<String>();
+        let texts = [every.as_str(), "", "\n\n", "\r\r", "\r\n\r\n", "data: [DONE]\n\n", ": comment", "\u{feff}"];
+        let events: Vec<_> = texts.iter().map(|text| Ok(json(text))).chain([Ok(done())]).collect();
+        let response = response(futures::stream::iter(events), Duration::from_mins(1));
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let body = std::str::from_utf8(&body).unwrap();
+        let lines: Vec<&str> = body.split(['\n', '\r']).filter(|line| !line.is_empty()).collect();
+        let read: Vec<String> = lines[..texts.len()]
+            .iter()
+            .map(|line| serde_json::from_str(line.strip_prefix("data: ").unwrap()).unwrap())
+            .collect();
+        assert_eq!(read, texts);
+        assert_eq!(lines[texts.len()..], ["data: [DONE]"]);
+    }
+}

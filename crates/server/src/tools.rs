@@ -79,6 +79,11 @@ impl ToolSettings {
         Ok(Some(Self { for_prompt, callable, required, parallel: parallel && !legacy, legacy }))
     }
 
+    /// Whether the request has tools at all.
+    pub fn are_given(request: &ChatRequest) -> bool {
+        [&request.tools, &request.functions].into_iter().flatten().any(|tools| !tools.is_empty())
+    }
+
     /// Names of the functions that may be called.
     pub fn names(&self) -> Arc<[String]> {
         self.callable.iter().map(|spec| spec.name.clone()).collect()
@@ -88,7 +93,9 @@ impl ToolSettings {
     pub fn rules(&self, otherwise: Otherwise, relaxed: bool) -> AnswerFormat {
         let schema = |spec: &FunctionSpec| match &spec.parameters {
             Some(schema) if !relaxed || spec.strict == Some(true) => schema.clone(),
-            _ => json!({"type": "object"}),
+            Some(_) => json!({"type": "object"}),
+            // As OpenAI has it: none named, none taken.
+            None => json!({"type": "object", "properties": {}}),
         };
         AnswerFormat::Calls(CallRules {
             tools: self.callable.iter().map(|spec| (spec.name.clone(), schema(spec))).collect(),

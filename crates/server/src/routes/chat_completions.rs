@@ -6,7 +6,7 @@ use std::time::Instant;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use moesaic_chat::{ChatFormat, PromptOptions, Tokenizer};
+use moesaic_chat::{ChatFormat, Marker, PromptOptions, Tokenizer};
 use moesaic_protocol::{ChatChunk, ChatCompletion, ChatMessage, ChatRequest, Content, ErrorResponse};
 use serde_json::Value;
 
@@ -63,13 +63,19 @@ pub async fn begin(
 ) -> Result<(ChatAnswer, Generation), ApiError> {
     let serving = Arc::clone(state.serving()?);
     let model = serving.check_model(request.model.as_deref())?.to_owned();
-    let options = validate_request(request, &serving, state)?;
+    let mut options = validate_request(request, &serving, state)?;
     let rules = AnswerRules {
         format: WantedFormat::new(&request.format)?,
         tools: ToolSettings::new(request)?,
         thinking_budget: request.thinking_token_budget,
     };
     rules.check(&options, &serving.markers)?;
+    if rules.tools.is_none() && ToolSettings::are_given(request) {
+        // "none" is a promise too. The prompt holds no tools, but a conversation with calls invites more.
+        let openings =
+            [Marker::CallsOpen, Marker::CallOpen].into_iter().filter_map(|marker| serving.markers.id(marker));
+        options.params.logit_bias.extend(openings.map(|id| (id, f32::NEG_INFINITY)));
+    }
     let admission = admit(&serving, options.n as usize)?;
     let echo = echoed_text(request);
     let mut prompt = render(state, &serving, request, rules.tools.as_ref()).await?;

@@ -1,0 +1,91 @@
+//! What is fuzzed. Each target says by a panic that something is wrong.
+
+use std::sync::{Arc, LazyLock};
+
+use candle_core::DType;
+use moesaic_chat::{
+    AnswerFormat, ChatTemplate, Dialect, GrammarCompiler, Markers, PromptOptions, PromptRenderer, Tokenizer,
+};
+use moesaic_model::{Architecture, Checkpoint, Progress, Weights};
+use moesaic_protocol::{
+    ChatRequest, CompletionRequest, DetokenizeRequest, FieldError, FromJson, MessagesRequest, ResponsesRequest,
+    TokenizeRequest,
+};
+use moesaic_server::config::RawConfig;
+use serde_json::{Value, json};
+
+static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
+    let config = serde_json::from_slice(file("tokenizer_config.json")).unwrap();
+    Arc::new(Tokenizer::from_files(file("tokenizer.json"), Some(&config), 1536).unwrap())
+});
+
+fn file(name: &str) -> &'static [u8] {
+    moesaic_demo_model::FILES.iter().find(|(known, _)| *known == name).unwrap().1
+}
+
+/// A body is a request, or the error says what is wrong.
+pub fn requests(body: &[u8]) {
+    let names_something = |error: FieldError| assert!(!error.message.is_empty());
+    let _ = CompletionRequest::from_json(body).map_err(names_something);
+    let _ = MessagesRequest::from_json(body).map_err(names_something);
+    let _ = ResponsesRequest::from_json(body).map_err(names_something);
+    let _ = TokenizeRequest::from_json(body).map_err(names_something);
+    let _ = DetokenizeRequest::from_json(body).map_err(names_something);
+    if let Ok(chat) = ChatRequest::from_json(body).map_err(names_something) {
+        let renderer =
+            PromptRenderer::new(std::str::from_utf8(file("chat_template.jinja")).unwrap(), &TOKENIZER).unwrap();
+        let tools = chat.tools.unwrap_or_default();
+        let options = PromptOptions { add_generation_prompt: true, ..PromptOptions::default() };
+        let _ = renderer.render(&chat.messages, &tools, &options);
+    }
+}
+
+/// A checkpoint's config.json describes a model, or the error says why not.
+pub fn checkpoint_config(text: &[u8]) {
+    let Ok(config) = serde_json::from_slice::<Value>(text) else { return };
+    let _ = Architecture::natural_dtype(&config);
+    if let Ok(architecture) = Architecture::from_config(&config) {
+        let spec = architecture.kv_cache_spec();
+        assert!(spec.bytes_per_token(DType::F32) > 0 && architecture.vocab_size() > 0);
+    }
+}
+
+/// A weights file is read within its bounds.
+pub fn safetensors(file: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), file).unwrap();
+    let checkpoint = Checkpoint::folder(folder.path()).unwrap();
+    if let Ok(weights) = Weights::open(&checkpoint, DType::F32, Some((128, 128)), Arc::new(Progress::default())) {
+        for (name, shape) in [("a", [2, 3].as_slice()), ("b", &[4]), ("w", &[2, 2]), ("a", &[1 << 40, 1 << 40])] {
+            let _ = weights.tensor(name, shape);
+        }
+    }
+}
+
+/// Our own configuration.
+pub fn server_config(text: &[u8]) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    if let Err(error) = RawConfig::from_file(file.path()).and_then(RawConfig::resolve) {
+        assert!(!error.0.is_empty());
+    }
+}
+
+/// A checkpoint's template is compiled and rendered with bounded effort.
+pub fn chat_template(source: &[u8]) {
+    let Ok(source) = std::str::from_utf8(source) else { return };
+    if let Ok(template) = ChatTemplate::compile(source) {
+        let messages = json!([{"role": "system", "content": "x"}, {"role": "user", "content": "a\"b"}]);
+        let _ = template.render(json!({"messages": messages, "add_generation_prompt": true, "bos_token": "<s>"}));
+    }
+}
+
+/// A request's schema becomes a grammar or an error.
+pub fn json_schema(text: &[u8]) {
+    static COMPILER: LazyLock<GrammarCompiler> =
+        LazyLock::new(|| GrammarCompiler::new(Arc::clone(&TOKENIZER), &[1]).unwrap());
+    let Ok(schema) = serde_json::from_slice::<Value>(text) else { return };
+    let markers = Markers::new(Dialect::DeepSeekV31, &TOKENIZER);
+    let _ = COMPILER.compile(&AnswerFormat::JsonSchema(schema), Dialect::DeepSeekV31, &markers);
+}
