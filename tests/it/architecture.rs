@@ -12,7 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("engine", &["scheduler"]),
     ("kernels", &[]),
     ("model", &["kernels"]),
-    ("worker", &["engine", "scheduler", "model"]),
+    ("worker", &["engine", "scheduler", "model", "kernels"]),
     ("bench", &[]),
     ("demo-model", &[]),
     ("server", &["protocol", "chat", "engine", "scheduler", "worker", "model", "bench", "demo-model"]),

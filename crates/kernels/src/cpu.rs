@@ -1,12 +1,24 @@
 //! The CPU forms, over plain slices. Callers have checked all shapes.
 
 mod attention;
+mod exp;
+mod experts;
+mod gemm;
+mod latent_attention;
 mod matmul;
 mod moe;
+mod packed;
+mod panel;
+mod pool;
 mod route;
 
 pub(crate) use attention::{AttentionShape, KeyValues, Pages, absorbed_attention, merge_parts, naive_attention};
+pub(crate) use experts::{Routes, packed_experts};
+pub(crate) use gemm::{packed_batched_linear, packed_linear};
+pub(crate) use latent_attention::{LatentRows, latent_attention};
 pub use matmul::dot;
 pub(crate) use matmul::{batched_matmul_nt, matmul_nt};
 pub(crate) use moe::{ExpertWeights, experts};
+pub use packed::PackedMatrix;
+pub use pool::{ComputePool, parallel_chunks};
 pub(crate) use route::route_row;

@@ -9,13 +9,15 @@ mod operand;
 mod rope;
 mod route;
 mod silu;
+mod weight;
 
 pub use attention::{AbsorbedRows, NaivePart, NaiveRows, merge_attention, mla_absorbed, mla_naive};
 pub use cache::{gather_cache_rows, lazy_zeros, write_cache_rows};
 pub use linear::{batched_linear_f32, linear, linear_f32};
-pub use moe::moe_experts;
+pub use moe::{gated_mlp, moe_experts};
 pub use norm::rms_norm;
 pub use rope::{RopeLayout, rope};
 pub use route::{GroupScore, RouterConfig, Routing, Scoring, route};
 pub(crate) use silu::silu;
 pub use silu::silu_mul;
+pub use weight::Weight;

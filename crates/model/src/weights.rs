@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
-use memmap2::Mmap;
-use moesaic_kernels::Element;
+use memmap2::{Mmap, UncheckedAdvice};
+use moesaic_kernels::{Element, PackedMatrix, ops::Weight};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 
@@ -53,9 +53,25 @@ impl Bytes {
 /// One tensor's raw values.
 struct View<'a> {
     file: &'a str,
+    /// The whole file, and where in it the values are.
+    map: Option<(&'a Mmap, usize)>,
     dtype: Dtype,
     shape: &'a [usize],
     data: &'a [u8],
+}
+
+impl View<'_> {
+    /// Gives the pages back to the system: what was packed is not read from here again.
+    fn release(&self) {
+        if let Some((map, start)) = self.map {
+            // SAFETY: the map is of a file and shared with nobody's writes: a page that is read again is read from the
+            // file again. Whole pages only, rounded inwards by the system's rules for the start.
+            #[expect(unsafe_code, reason = "advice on memory that is mapped")]
+            let result = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, self.data.len()) };
+            // Advice is only that.
+            drop(result);
+        }
+    }
 }
 
 /// All tensors of a checkpoint.
@@ -148,6 +164,41 @@ impl Weights {
         }
     }
 
+    /// Matrices of one shape `(out, in)`, each group made of the rows of `names[group]` one after the other, in the form
+    /// in which the device multiplies with them. `is_gated`: each group is a gate and an up projection.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn matrices(&self, names: &[Vec<String>], shape: [usize; 2], is_gated: bool) -> Result<Weight, ModelError> {
+        let [num_rows, num_in] = shape;
+        let flat: Vec<String> = names.iter().flatten().cloned().collect();
+        let parts = flat.len() / names.len().max(1);
+        if !Weight::is_packed(self.dtype, &self.device) {
+            let stacked = self.stacked(&flat, &shape)?;
+            return Ok(Weight::new(stacked.reshape((names.len(), parts * num_rows, num_in))?, is_gated)?);
+        }
+        // All views first: nothing is allocated for a checkpoint that does not fit.
+        let views = flat.iter().map(|name| self.view(name, &shape)).collect::<Result<Vec<_>, _>>()?;
+        let dims = (names.len(), parts * num_rows, num_in);
+        let packed = PackedMatrix::pack(dims, is_gated, |group, first, out| {
+            let mut row = first;
+            let mut out = &mut *out;
+            while !out.is_empty() {
+                let (part, within) = (group * parts + row / num_rows, row % num_rows);
+                let count = (num_rows - within).min(out.len() / num_in);
+                let (now, rest) = out.split_at_mut(count * num_in);
+                self.convert(&flat[part], &views[part], within * num_in, now)?;
+                self.progress.advance((count * (views[part].data.len() / num_rows)) as u64);
+                (row, out) = (row + count, rest);
+            }
+            Ok::<(), ModelError>(())
+        })?;
+        for view in &views {
+            view.release();
+        }
+        Ok(Weight::Packed(packed))
+    }
+
     fn read_all<T: Element>(
         &self,
         names: &[String],
@@ -159,7 +210,7 @@ impl Weights {
         let size = shape.iter().product::<usize>();
         let mut values = vec![T::ZERO; size * names.len()];
         values.par_chunks_mut(size.max(1)).zip(views.par_iter().zip(names)).try_for_each(|(out, (view, name))| {
-            self.convert(name, view, out)?;
+            self.convert(name, view, 0, out)?;
             self.progress.advance(view.data.len() as u64);
             Ok::<(), ModelError>(())
         })?;
@@ -185,15 +236,21 @@ impl Weights {
         let (start, end) = info.data_offsets;
         let data = file.bytes.as_slice().get(file.data_start + start..file.data_start + end);
         let data = data.ok_or_else(|| tensor_error(&file.name, name, "lies beyond the end of the file".to_owned()))?;
-        Ok(View { file: &file.name, dtype: info.dtype, shape: &info.shape, data })
+        let map = match &file.bytes {
+            Bytes::Mapped(map) => Some((map, file.data_start + start)),
+            Bytes::Embedded(_) => None,
+        };
+        Ok(View { file: &file.name, map, dtype: info.dtype, shape: &info.shape, data })
     }
 
-    fn convert<T: Element>(&self, name: &str, view: &View, out: &mut [T]) -> Result<(), ModelError> {
+    /// Values from `first` on, as many as `out` takes; of FP8, whole rows.
+    fn convert<T: Element>(&self, name: &str, view: &View, first: usize, out: &mut [T]) -> Result<(), ModelError> {
+        let values = |size: usize| &view.data[first * size..][..out.len() * size];
         match view.dtype {
-            Dtype::F32 => fill(view.data, out, |bytes: [u8; 4]| T::narrow(f32::from_le_bytes(bytes))),
-            Dtype::BF16 => fill(view.data, out, |bytes: [u8; 2]| T::narrow(bf16::from_le_bytes(bytes).to_f32())),
-            Dtype::F16 => fill(view.data, out, |bytes: [u8; 2]| T::narrow(f16::from_le_bytes(bytes).to_f32())),
-            Dtype::F8_E4M3 => self.dequantise(name, view, out)?,
+            Dtype::F32 => fill(values(4), out, |bytes: [u8; 4]| T::narrow(f32::from_le_bytes(bytes))),
+            Dtype::BF16 => fill(values(2), out, |bytes: [u8; 2]| T::narrow(bf16::from_le_bytes(bytes).to_f32())),
+            Dtype::F16 => fill(values(2), out, |bytes: [u8; 2]| T::narrow(f16::from_le_bytes(bytes).to_f32())),
+            Dtype::F8_E4M3 => self.dequantise(name, view, first, out)?,
             other => {
                 let message = format!("has type {other:?}; f32, bf16, f16 and block-scaled F8_E4M3 are read");
                 return Err(tensor_error(view.file, name, message));
@@ -203,7 +260,7 @@ impl Weights {
     }
 
     /// W[r, c] = f32(e4m3) · scale_inv[r / rows, c / columns] (DeepSeek-V3 report, section 3.3).
-    fn dequantise<T: Element>(&self, name: &str, view: &View, out: &mut [T]) -> Result<(), ModelError> {
+    fn dequantise<T: Element>(&self, name: &str, view: &View, first: usize, out: &mut [T]) -> Result<(), ModelError> {
         let (Some((block_rows, block_columns)), &[rows, columns]) = (self.fp8_block, view.shape) else {
             let message = "is F8_E4M3, but config.json has no quantization_config with a weight_block_size";
             return Err(tensor_error(view.file, name, message.to_owned()));
@@ -218,11 +275,12 @@ impl Weights {
             Dtype::F8_E4M3 => {
                 return Err(tensor_error(scale_view.file, &scale_name, "is a scale in F8_E4M3".to_owned()));
             }
-            _ => self.convert(&scale_name, &scale_view, &mut scales)?,
+            _ => self.convert(&scale_name, &scale_view, 0, &mut scales)?,
         }
         let table: Vec<f32> = (0..=u8::MAX).map(e4m3_to_f32).collect();
-        for (row, (out, data)) in out.chunks_exact_mut(columns).zip(view.data.chunks_exact(columns)).enumerate() {
-            let scales = &scales[row / block_rows * scale_columns..][..scale_columns];
+        let rows = view.data[first..].chunks_exact(columns);
+        for (row, (out, data)) in out.chunks_exact_mut(columns).zip(rows).enumerate() {
+            let scales = &scales[(first / columns + row) / block_rows * scale_columns..][..scale_columns];
             for (column, (out, byte)) in out.iter_mut().zip(data).enumerate() {
                 *out = T::narrow(table[*byte as usize] * scales[column / block_columns]);
             }

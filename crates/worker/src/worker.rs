@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use candle_core::Tensor;
 use moesaic_engine::{Executor, ExecutorError, SequenceMask, StepHandle};
+use moesaic_kernels::{ComputePool, parallel_chunks};
 use moesaic_model::ModelError;
 use moesaic_scheduler::{
     ModelRunnerOutput, NewSequence, SampledToken, SamplingParams, ScheduledSequence, SchedulerOutput, SequenceId,
     SequenceResult, TokenLogprobs,
 };
-use rayon::prelude::*;
 
 use crate::logits_processors::Penalties;
 use crate::{BatchSequence, ModelRunner, Sampler, SamplingRow, TokenCounts, token_logprobs};
@@ -77,7 +77,7 @@ struct Pending {
 pub struct Worker {
     runner: ModelRunner,
     config: WorkerConfig,
-    threads: rayon::ThreadPool,
+    threads: ComputePool,
     sequences: HashMap<SequenceId, WorkerSequence>,
     pending: Option<Pending>,
 }
@@ -93,11 +93,8 @@ impl Worker {
     ///
     /// # Errors
     /// When the operating system gives no threads.
-    pub fn new(runner: ModelRunner, config: WorkerConfig) -> Result<Self, rayon::ThreadPoolBuildError> {
-        let threads = rayon::ThreadPoolBuilder::new()
-            .num_threads(config.num_threads)
-            .thread_name(|index| format!("compute-{index}"))
-            .build()?;
+    pub fn new(runner: ModelRunner, config: WorkerConfig) -> std::io::Result<Self> {
+        let threads = ComputePool::new(config.num_threads)?;
         Ok(Self { runner, config, threads, sequences: HashMap::new(), pending: None })
     }
 
@@ -116,12 +113,13 @@ impl Worker {
         }
     }
 
-    fn forward(&self, plan: &SchedulerOutput) -> Result<(Tensor, Vec<usize>), ModelError> {
+    fn forward(&mut self, plan: &SchedulerOutput) -> Result<(Tensor, Vec<usize>), ModelError> {
+        let Self { runner, threads, sequences, .. } = self;
         let batch: Vec<BatchSequence> = plan
             .sequences
             .iter()
             .map(|scheduled| {
-                let sequence = &self.sequences[&scheduled.id];
+                let sequence = &sequences[&scheduled.id];
                 BatchSequence {
                     token_ids: &sequence.token_ids[scheduled.start..scheduled.start + scheduled.num_new_tokens],
                     start: scheduled.start,
@@ -130,17 +128,21 @@ impl Worker {
                 }
             })
             .collect();
-        self.threads.install(|| self.runner.forward(&batch))
+        threads.install(|| runner.forward(&batch))
     }
 
     /// What each logit row is for, in row order.
-    fn rows<'a>(&'a self, pending: &'a Pending, masks: &'a [SequenceMask]) -> Vec<Row<'a>> {
+    fn rows<'a>(
+        sequences: &'a HashMap<SequenceId, WorkerSequence>,
+        pending: &'a Pending,
+        masks: &'a [SequenceMask],
+    ) -> Vec<Row<'a>> {
         let mut order: Vec<usize> = (0..pending.plan.sequences.len()).collect();
         order.sort_by_key(|&index| pending.first_logit_row[index]);
         let mut rows = Vec::new();
         for index in order {
             let scheduled = &pending.plan.sequences[index];
-            let sequence = &self.sequences[&scheduled.id];
+            let sequence = &sequences[&scheduled.id];
             let end = scheduled.start + scheduled.num_new_tokens;
             for position in end - sequence.num_logit_rows(scheduled)..end {
                 let samples = scheduled.samples && position + 1 == end;
@@ -211,7 +213,8 @@ impl Executor for Worker {
 
     fn collect(&mut self, step: StepHandle, masks: &[SequenceMask]) -> Result<ModelRunnerOutput, ExecutorError> {
         let pending = self.pending.take().filter(|pending| pending.step == step).expect("collect follows its launch");
-        let rows = self.rows(&pending, masks);
+        let Self { runner, threads, sequences, config, .. } = self;
+        let rows = Self::rows(sequences, &pending, masks);
         let mut results: Vec<SequenceResult> = pending
             .plan
             .sequences
@@ -220,17 +223,18 @@ impl Executor for Worker {
             .collect();
         let evaluate = |start: usize, logits: Vec<Vec<f32>>| {
             let rows = &rows[start..start + logits.len()];
-            let evaluated: Vec<RowResult> = logits
-                .into_par_iter()
-                .zip(rows)
-                .map(|(logits, row)| row.evaluate(logits, &self.config.eos_token_ids))
-                .collect();
-            for (row, result) in rows.iter().zip(evaluated) {
+            let mut evaluated: Vec<(Vec<f32>, RowResult)> =
+                logits.into_iter().map(|logits| (logits, RowResult::Nothing)).collect();
+            parallel_chunks(&mut evaluated, 1, |index, one| {
+                let (logits, result) = &mut one[0];
+                *result = rows[index].evaluate(std::mem::take(logits), &config.eos_token_ids);
+            });
+            for (row, (_, result)) in rows.iter().zip(evaluated) {
                 store(&mut results[row.index], result);
             }
         };
-        self.threads
-            .install(|| self.runner.for_each_logits(&pending.hidden, evaluate))
+        threads
+            .install(|| runner.for_each_logits(&pending.hidden, evaluate))
             .map_err(|error| ExecutorError(error.to_string()))?;
         Ok(ModelRunnerOutput { results })
     }

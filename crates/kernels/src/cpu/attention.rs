@@ -3,9 +3,8 @@
 //! Keys are taken in tiles cut at absolute positions from 0, so the order of additions depends
 //! on a row's position alone: not on the chunk it was computed in, nor on the block size.
 
-use rayon::prelude::*;
-
 use super::matmul::{weight_rows, weighted_add};
+use super::pool::parallel_chunks;
 use crate::Element;
 
 /// Keys per tile.
@@ -31,6 +30,13 @@ pub(crate) struct Pages<'a, T> {
 }
 
 impl<T: Element> Pages<'_, T> {
+    /// The cached row of a position; `None` beyond the table.
+    pub fn row(&self, sequence: usize, position: usize, width: usize) -> Option<&[T]> {
+        let table = &self.tables[sequence * self.max_blocks..][..self.max_blocks];
+        let block = table.get(position / self.block_size)?;
+        self.cache.get((*block as usize * self.block_size + position % self.block_size) * width..)?.get(..width)
+    }
+
     /// Copies positions `start .. end` of a sequence into `tile`, widened.
     fn read(&self, sequence: usize, start: usize, end: usize, width: usize, tile: &mut Vec<f32>) {
         tile.clear();
@@ -53,8 +59,9 @@ pub(crate) fn absorbed_attention<T: Element>(
     let AttentionShape { num_heads, width, latent, .. } = *shape;
     let group = (1..=HEADS_PER_TASK.min(num_heads)).rev().find(|size| num_heads % size == 0).unwrap_or(1);
     let mut out = vec![0.0; sequences.len() * num_heads * latent];
-    out.par_chunks_mut(group * latent).zip(q.par_chunks(group * width)).enumerate().for_each(|(task, (out, q))| {
-        let row = task * group / num_heads;
+    parallel_chunks(&mut out, group * latent, |start, out| {
+        let first = start / latent;
+        let (row, q) = (first / num_heads, &q[first * width..][..group * width]);
         absorbed_row(q, pages, sequences[row] as usize, positions[row] as usize, shape, out);
     });
     out
@@ -159,8 +166,8 @@ pub(crate) fn naive_attention<T: Element>(
 ) -> (Vec<f32>, Vec<f32>) {
     let (num_heads, value) = (keys.num_heads, keys.value);
     let num_rows = q.len() / (num_heads * (keys.nope + keys.rope));
-    let by_head: Vec<(Vec<f32>, Vec<f32>)> =
-        (0..num_heads).into_par_iter().map(|head| naive_head(q, query_start, keys, head, scale)).collect();
+    let mut by_head: Vec<(Vec<f32>, Vec<f32>)> = vec![Default::default(); num_heads];
+    parallel_chunks(&mut by_head, 1, |head, result| result[0] = naive_head(q, query_start, keys, head, scale));
     let mut out = vec![0.0; num_rows * num_heads * value];
     let mut log_sum_exps = vec![0.0; num_rows * num_heads];
     for (head, (outputs, lses)) in by_head.iter().enumerate() {

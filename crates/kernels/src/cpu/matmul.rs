@@ -5,14 +5,15 @@
 //! on any number of threads. No fused multiply-add: with it the bits would differ between
 //! machines that have it and machines that do not.
 
-use rayon::prelude::*;
-
+use super::pool::parallel_chunks;
 use crate::Element;
 
 /// Partial sums per dot product: two AVX-512 or four AVX registers' worth per row.
 const LANES: usize = 16;
 /// Weight rows that share one pass over a row of `x`.
 const ROWS: usize = 4;
+/// Tasks that a product is cut into at most.
+const NUM_TASKS: usize = 64;
 /// Below this many multiplications a product is not worth waking another thread for.
 const MIN_PARALLEL_WORK: usize = 1 << 16;
 
@@ -36,10 +37,10 @@ pub(crate) fn matmul_nt<T: Element>(x: &[f32], w: &[T], k: usize) -> Vec<f32> {
         return columns;
     }
     let rows_per_task = rows_per_task(n, m * k);
-    columns
-        .par_chunks_mut(rows_per_task * m)
-        .zip(w.par_chunks(rows_per_task * k))
-        .for_each(|(out, w)| weight_rows(x, w, k, out));
+    parallel_chunks(&mut columns, rows_per_task * m, |start, out| {
+        let w = &w[start / m * k..][..out.len() / m * k];
+        weight_rows(x, w, k, out);
+    });
     transpose(&columns, n, m)
 }
 
@@ -51,7 +52,9 @@ pub(crate) fn batched_matmul_nt<T: Element>(x: &[f32], w: &[T], num_heads: usize
         return out;
     }
     let mut per_head = vec![0.0; num_heads * n * m]; // (heads, n, m)
-    per_head.par_chunks_mut(n * m).zip(w.par_chunks(n * k)).enumerate().for_each(|(head, (out, w))| {
+    parallel_chunks(&mut per_head, n * m, |start, out| {
+        let head = start / (n * m);
+        let w = &w[head * n * k..][..n * k];
         let rows: Vec<f32> = (0..m).flat_map(|token| &x[(token * num_heads + head) * k..][..k]).copied().collect();
         weight_rows(&rows, w, k, out);
     });
@@ -67,7 +70,7 @@ pub(crate) fn batched_matmul_nt<T: Element>(x: &[f32], w: &[T], num_heads: usize
 
 /// Weight rows per parallel task: enough work to pay for the hand-over, enough tasks to balance.
 fn rows_per_task(n: usize, work_per_row: usize) -> usize {
-    let balanced = n.div_ceil(4 * rayon::current_num_threads());
+    let balanced = n.div_ceil(NUM_TASKS);
     balanced.max(MIN_PARALLEL_WORK.div_ceil(work_per_row)).min(n.max(1))
 }
 
@@ -130,6 +133,8 @@ widest! {
         }
     }
 }
+
+pub(super) use widest;
 
 /// Partial sums, passed by value so that they stay in registers.
 #[derive(Clone, Copy)]
@@ -228,6 +233,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
+    use crate::ComputePool;
 
     fn numbers(count: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;
@@ -244,10 +250,7 @@ mod tests {
         for (m, n, k) in [(1, 1, 1), (1, 7, 33), (5, 40, 576), (9, 130, 100), (33, 64, 257)] {
             let (x, w) = (numbers(m * k, 1), numbers(n * k, 2));
             let w: Vec<bf16> = w.into_iter().map(bf16::from_f32).collect();
-            let run = |threads: usize, x: &[f32]| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| matmul_nt(x, &w, k))
-            };
+            let run = |threads: usize, x: &[f32]| ComputePool::new(threads).unwrap().install(|| matmul_nt(x, &w, k));
             let all = run(2, &x);
             assert_eq!(all, run(1, &x), "threads change bits at {m} {n} {k}");
             for (row, x_row) in x.chunks_exact(k).enumerate() {

@@ -1,9 +1,11 @@
 //! Grouped expert products: tokens sorted by expert, each active expert read once.
 
-use rayon::prelude::*;
-
 use super::matmul::weight_rows;
+use super::pool::parallel_chunks;
 use crate::{Element, ops::silu};
+
+/// Columns of a task.
+const COLUMNS_PER_TASK: usize = 32;
 
 /// Weights of all experts of a layer.
 pub(crate) struct ExpertWeights<'a, T> {
@@ -38,10 +40,10 @@ pub(crate) fn experts<T: Element>(
     let rows: Vec<f32> = order.iter().flat_map(|&pair| &x[pair / top_k * hidden..][..hidden]).copied().collect();
     let activated = gate_up_silu(&rows, &segments, experts); // (pairs, inner)
 
-    let columns_per_task = columns_per_task(hidden);
-    let parts: Vec<Vec<f32>> = column_ranges(hidden, columns_per_task)
-        .map(|(first, count)| {
-            let mut out = vec![0.0; count * num_tokens]; // (columns, tokens)
+    let mut columns = vec![0.0; hidden * num_tokens]; // (columns, tokens)
+    if num_tokens > 0 {
+        parallel_chunks(&mut columns, COLUMNS_PER_TASK * num_tokens, |start, out| {
+            let (first, count) = (start / num_tokens, out.len() / num_tokens);
             let mut product = Vec::new();
             for Segment { expert, start, end } in &segments {
                 let w = &experts.down[(expert * hidden + first) * inner..][..count * inner];
@@ -53,19 +55,19 @@ pub(crate) fn experts<T: Element>(
                     }
                 }
             }
-            out
-        })
-        .collect();
-    rows_from_columns(&parts.concat(), hidden, num_tokens)
+        });
+    }
+    rows_from_columns(&columns, hidden, num_tokens)
 }
 
 /// `silu(gate) · up` for the sorted rows: `(pairs, inner)`.
 fn gate_up_silu<T: Element>(rows: &[f32], segments: &[Segment], experts: &ExpertWeights<T>) -> Vec<f32> {
     let (hidden, inner) = (experts.hidden, experts.inner);
     let num_pairs = rows.len() / hidden;
-    let parts: Vec<Vec<f32>> = column_ranges(inner, columns_per_task(inner))
-        .map(|(first, count)| {
-            let mut out = vec![0.0; count * num_pairs]; // (columns, pairs)
+    let mut columns = vec![0.0; inner * num_pairs]; // (columns, pairs)
+    if num_pairs > 0 {
+        parallel_chunks(&mut columns, COLUMNS_PER_TASK * num_pairs, |start, out| {
+            let (first, count) = (start / num_pairs, out.len() / num_pairs);
             let (mut gate, mut up) = (Vec::new(), Vec::new());
             for Segment { expert, start, end } in segments {
                 let x = &rows[start * hidden..end * hidden];
@@ -82,10 +84,9 @@ fn gate_up_silu<T: Element>(rows: &[f32], segments: &[Segment], experts: &Expert
                     }
                 }
             }
-            out
-        })
-        .collect();
-    rows_from_columns(&parts.concat(), inner, num_pairs)
+        });
+    }
+    rows_from_columns(&columns, inner, num_pairs)
 }
 
 fn segments(order: &[usize], expert_ids: &[u32]) -> Vec<Segment> {
@@ -98,17 +99,6 @@ fn segments(order: &[usize], expert_ids: &[u32]) -> Vec<Segment> {
         }
     }
     segments
-}
-
-fn columns_per_task(num_columns: usize) -> usize {
-    num_columns.div_ceil(2 * rayon::current_num_threads()).max(8)
-}
-
-fn column_ranges(total: usize, per_task: usize) -> impl IndexedParallelIterator<Item = (usize, usize)> {
-    (0..total.div_ceil(per_task)).into_par_iter().map(move |task| {
-        let first = task * per_task;
-        (first, per_task.min(total - first))
-    })
 }
 
 /// `(columns, rows) → (rows, columns)`.

@@ -5,7 +5,8 @@
 //! arithmetic; the absorbed form reads less, the naive one computes less for long prompts
 //! (DeepSeek-V2 report, section 2.1).
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
+use half::bf16;
 
 use super::operand::{Operand, with_float};
 use crate::cpu::{self, KeyValues};
@@ -52,11 +53,14 @@ pub fn mla_absorbed(q: &Tensor, cache: &Tensor, rows: &AbsorbedRows, latent: usi
         }
     }
     let shape = cpu::AttentionShape { num_heads, width, latent, scale };
-    let out = with_float!(cache.dtype(), T => {
-        let cache_view = Operand::new(cache);
-        let pages = cpu::Pages { cache: cache_view.slice::<T>()?, tables, max_blocks, block_size: rows.block_size };
-        cpu::absorbed_attention(views[0].slice::<f32>()?, &pages, sequences, positions, &shape)
-    });
+    let (q_values, cache_view, block_size) = (views[0].slice::<f32>()?, Operand::new(cache), rows.block_size);
+    let out = if cache.dtype() == DType::BF16 {
+        let pages = cpu::Pages { cache: cache_view.slice::<bf16>()?, tables, max_blocks, block_size };
+        cpu::latent_attention(&cpu::LatentRows { q: q_values, pages, sequences, positions, shape })
+    } else {
+        let pages = cpu::Pages { cache: cache_view.slice::<f32>()?, tables, max_blocks, block_size };
+        cpu::absorbed_attention(q_values, &pages, sequences, positions, &shape)
+    };
     Tensor::from_vec(out, (num_rows, num_heads, latent), q.device())
 }
 

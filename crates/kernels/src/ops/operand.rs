@@ -1,6 +1,9 @@
 //! Reading a candle tensor as a typed, contiguous CPU slice.
 
-use candle_core::{Layout, Result, Storage, StorageRef, Tensor, bail};
+use std::borrow::Cow;
+
+use candle_core::{DType, Layout, Result, Storage, StorageRef, Tensor, bail};
+use half::bf16;
 
 use crate::Element;
 
@@ -34,6 +37,14 @@ impl<'a> Operand<'a> {
 /// Widens a whole tensor to f32.
 pub(super) fn to_f32<T: Element>(operand: &Operand) -> Result<Vec<f32>> {
     Ok(operand.slice::<T>()?.iter().map(|value| value.widen()).collect())
+}
+
+/// The elements as bf16, rounded where they are f32.
+pub(super) fn to_bf16<'a>(dtype: DType, operand: &'a Operand) -> Result<Cow<'a, [bf16]>> {
+    match dtype {
+        DType::BF16 => Ok(Cow::Borrowed(operand.slice::<bf16>()?)),
+        _ => Ok(operand.slice::<f32>()?.iter().map(|value| <bf16 as Element>::narrow(*value)).collect()),
+    }
 }
 
 /// Calls a generic function with the Rust type of a float dtype.

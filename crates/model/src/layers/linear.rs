@@ -1,20 +1,20 @@
 //! The one place where activations meet weights. Quantised, sharded and adapted forms go here.
 
 use candle_core::{DType, Result, Tensor};
-use moesaic_kernels::ops;
+use moesaic_kernels::ops::{self, Weight};
 
 use crate::{ModelError, Weights};
 
 /// A weight matrix `(out, in)`.
 #[derive(Debug)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
 }
 
 impl Linear {
     /// Reads `{name}.weight` in the compute type.
     pub fn load(weights: &Weights, name: &str, num_out: usize, num_in: usize) -> std::result::Result<Self, ModelError> {
-        Ok(Self { weight: weights.tensor(&format!("{name}.weight"), &[num_out, num_in])? })
+        Ok(Self { weight: weights.matrices(&[vec![format!("{name}.weight")]], [num_out, num_in], false)? })
     }
 
     /// Reads `{name}.weight` in f32, for routers, whose choices flip on small differences.
@@ -24,12 +24,13 @@ impl Linear {
         num_out: usize,
         num_in: usize,
     ) -> std::result::Result<Self, ModelError> {
-        Ok(Self { weight: weights.tensor_as(&format!("{name}.weight"), &[num_out, num_in], DType::F32)? })
+        let weight = weights.tensor_as(&format!("{name}.weight"), &[num_out, num_in], DType::F32)?;
+        Ok(Self { weight: Weight::new(weight, false)? })
     }
 
     /// Wraps a weight `(out, in)`.
-    pub fn new(weight: Tensor) -> Self {
-        Self { weight }
+    pub fn new(weight: Tensor) -> Result<Self> {
+        Ok(Self { weight: Weight::new(weight, false)? })
     }
 
     /// `x (.., in) → (.., out)` in the type of `x`.

@@ -4,7 +4,7 @@
 //! `latent + rope` values, nothing per head.
 
 use candle_core::{D, Result, Tensor};
-use moesaic_kernels::ops::{self, AbsorbedRows, NaiveRows};
+use moesaic_kernels::ops::{self, AbsorbedRows, NaiveRows, Weight};
 
 use super::{Linear, RmsNorm, Rotary};
 use crate::{AttentionMetadata, ModelError, NaiveSequence, Weights};
@@ -82,9 +82,9 @@ pub struct Mla {
     /// For the naive form: latent → (heads, nope + value).
     kv_b: Linear,
     /// For the absorbed form: `kv_b`'s key rows per head, transposed `(heads, latent, nope)`, …
-    key_up: Tensor,
+    key_up: Weight,
     /// … and its value rows per head, `(heads, value, latent)`.
-    value_up: Tensor,
+    value_up: Weight,
     output: Linear,
     config: MlaConfig,
 }
@@ -100,9 +100,9 @@ impl Mla {
             query: QueryProjection::load(weights, name, config)?,
             kv_a: Linear::load(weights, &format!("{name}.kv_a_proj_with_mqa"), kv_lora_rank + rope, hidden)?,
             kv_a_norm: RmsNorm::load(weights, &format!("{name}.kv_a_layernorm"), kv_lora_rank, LATENT_NORM_EPS)?,
-            key_up: heads.narrow(1, 0, nope)?.transpose(1, 2)?.contiguous()?,
-            value_up: heads.narrow(1, nope, value)?.contiguous()?,
-            kv_b: Linear::new(kv_b),
+            key_up: Weight::new(heads.narrow(1, 0, nope)?.transpose(1, 2)?.contiguous()?, false)?,
+            value_up: Weight::new(heads.narrow(1, nope, value)?.contiguous()?, false)?,
+            kv_b: Linear::new(kv_b)?,
             output: Linear::load(weights, &format!("{name}.o_proj"), hidden, num_heads * value)?,
             config: config.clone(),
         })

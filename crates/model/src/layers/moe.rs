@@ -1,7 +1,7 @@
 //! Mixture of experts: routed experts plus the shared ones.
 
 use candle_core::{DType, Result, Tensor};
-use moesaic_kernels::ops::{self, RouterConfig, Routing};
+use moesaic_kernels::ops::{self, RouterConfig, Routing, Weight};
 
 use super::{Linear, Mlp};
 use crate::{ModelError, Weights};
@@ -26,8 +26,8 @@ pub struct MoeConfig {
 pub struct Moe {
     gate: Linear,
     bias: Option<Tensor>,
-    gate_up: Tensor, // (experts, 2 · inner, hidden)
-    down: Tensor,    // (experts, hidden, inner)
+    gate_up: Weight, // (experts, 2 · inner, hidden)
+    down: Weight,    // (experts, hidden, inner)
     shared: Option<Mlp>,
     router: RouterConfig,
 }
@@ -42,13 +42,11 @@ impl Moe {
     ) -> std::result::Result<Self, ModelError> {
         // First, because its shape proves the number of experts before names are made for them.
         let gate = Linear::load_f32(weights, &format!("{name}.gate"), config.num_experts, hidden)?;
-        let names = |parts: &[&str]| -> Vec<String> {
-            let experts = 0..config.num_experts;
-            experts
-                .flat_map(|index| parts.iter().map(move |part| format!("{name}.experts.{index}.{part}_proj.weight")))
-                .collect()
+        let names = |parts: &[&str]| -> Vec<Vec<String>> {
+            let of_expert =
+                |index| parts.iter().map(move |part| format!("{name}.experts.{index}.{part}_proj.weight")).collect();
+            (0..config.num_experts).map(of_expert).collect()
         };
-        let gate_up = weights.stacked(&names(&["gate", "up"]), &[config.inner, hidden])?;
         let bias = config.has_bias.then(|| {
             weights.tensor_as(&format!("{name}.gate.e_score_correction_bias"), &[config.num_experts], DType::F32)
         });
@@ -57,8 +55,8 @@ impl Moe {
         Ok(Self {
             gate,
             bias: bias.transpose()?,
-            gate_up: gate_up.reshape((config.num_experts, 2 * config.inner, hidden))?,
-            down: weights.stacked(&names(&["down"]), &[hidden, config.inner])?,
+            gate_up: weights.matrices(&names(&["gate", "up"]), [config.inner, hidden], true)?,
+            down: weights.matrices(&names(&["down"]), [hidden, config.inner], false)?,
             shared: shared.transpose()?,
             router: config.router.clone(),
         })

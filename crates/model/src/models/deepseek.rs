@@ -225,7 +225,7 @@ impl DeepSeek {
         let hidden = config.mla.hidden;
         let embedding = weights.tensor("model.embed_tokens.weight", &[config.vocab_size, hidden])?;
         let head = if config.tied {
-            Linear::new(embedding.clone())
+            Linear::new(embedding.clone())?
         } else {
             Linear::load(weights, "lm_head", config.vocab_size, hidden)?
         };

@@ -1,0 +1,120 @@
+//! Gated feed-forward layers on packed weights: of routed experts, or of one that every token passes.
+//!
+//! Tokens are sorted by expert, each active expert's weights are read once, gate and up meet in registers, and the
+//! weighted sum over a token's experts is made as the down projection gives its parts.
+
+use half::bf16;
+
+use super::exp::exp;
+use super::gemm::Product;
+use super::matmul::widest;
+use super::packed::{Block, PackedMatrix, PackedRows, blocks};
+use super::panel::COLUMNS;
+use super::pool::{Split, parallel};
+use crate::Element;
+
+/// Which experts the tokens go to.
+pub(crate) struct Routes<'a> {
+    /// `(tokens, top_k)`
+    pub expert_ids: &'a [u32],
+    /// As many.
+    pub weights: &'a [f32],
+    pub top_k: usize,
+}
+
+/// The rows of one expert in the order of experts.
+struct Segment {
+    expert: usize,
+    blocks: std::ops::Range<usize>,
+}
+
+/// `Σ weight · down(silu(gate x) · up x)` per token of `x (tokens, hidden)`, in order of expert ids. The inner values
+/// are rounded to bf16.
+pub(crate) fn packed_experts(x: &[bf16], routes: &Routes, gate_up: &PackedMatrix, down: &PackedMatrix) -> Vec<f32> {
+    let (_, hidden, _) = down.dims();
+    let (num_tokens, top_k) = (x.len() / hidden, routes.top_k);
+    let mut order: Vec<usize> = (0..routes.expert_ids.len()).collect(); // (token, choice) by expert
+    order.sort_by_key(|&pair| (routes.expert_ids[pair], pair));
+    let (segments, blocks) = segments(&order, routes.expert_ids);
+    let rows = PackedRows::pack(blocks, hidden, |row| &x[order[row] / top_k * hidden..][..hidden]);
+    let activated = activate(&rows, &segments, gate_up, down.num_pairs());
+
+    let mut out = vec![0.0; num_tokens * hidden];
+    let target = Split::new(&mut out);
+    parallel(down.num_panels(), |panel| {
+        let mut product = Product::new();
+        let first = panel * COLUMNS;
+        let num_columns = COLUMNS.min(hidden - first);
+        for Segment { expert, blocks } in &segments {
+            let weights = down.panel(*expert, panel);
+            for block in &activated.blocks[blocks.clone()] {
+                let values = product.of(block.num_rows, activated.block(*block), weights);
+                for (pair, values) in order[block.first..].iter().zip(values) {
+                    // SAFETY: every task writes columns of its own.
+                    #[expect(unsafe_code, reason = "tasks write disjoint parts")]
+                    let out = unsafe { target.part(pair / top_k * hidden + first, num_columns) };
+                    for (out, value) in out.iter_mut().zip(values) {
+                        *out += routes.weights[*pair] * value;
+                    }
+                }
+            }
+        }
+    });
+    out
+}
+
+fn segments(order: &[usize], expert_ids: &[u32]) -> (Vec<Segment>, Vec<Block>) {
+    let (mut segments, mut all) = (Vec::new(), Vec::new());
+    let mut start = 0;
+    for pairs in order.chunk_by(|a, b| expert_ids[*a] == expert_ids[*b]) {
+        let first = all.len();
+        all.extend(blocks(start, start + pairs.len()));
+        segments.push(Segment { expert: expert_ids[pairs[0]] as usize, blocks: first..all.len() });
+        start += pairs.len();
+    }
+    (segments, all)
+}
+
+/// `silu(gate) · up` of all rows, packed for the down projection.
+fn activate(rows: &PackedRows, segments: &[Segment], gate_up: &PackedMatrix, num_pairs: usize) -> PackedRows {
+    let mut activated = PackedRows::zeros(rows.blocks.clone(), num_pairs);
+    let (_, target) = activated.split();
+    let num_panels = gate_up.num_panels();
+    parallel(segments.len() * num_panels, |task| {
+        let (Segment { expert, blocks }, panel) = (&segments[task / num_panels], task % num_panels);
+        let (weights, first) = (gate_up.panel(*expert, panel), panel * PAIRS);
+        let mut product = Product::new();
+        let mut pairs = [0; PAIRS];
+        for Block { first: first_row, num_rows } in &rows.blocks[blocks.clone()] {
+            let block = rows.block(Block { first: *first_row, num_rows: *num_rows });
+            let count = PAIRS.min(num_pairs - first);
+            // SAFETY: every task writes inner elements of its own, of rows that belong to one segment.
+            #[expect(unsafe_code, reason = "tasks write disjoint parts")]
+            let out = unsafe { target.part(first_row * num_pairs + first * num_rows, count * num_rows) };
+            for (row, values) in product.of(*num_rows, block, weights).enumerate() {
+                silu_pairs(values, &mut pairs);
+                for (out, pair) in out[row..].iter_mut().step_by(*num_rows).zip(&pairs) {
+                    *out = *pair;
+                }
+            }
+        }
+    });
+    activated
+}
+
+/// Pairs of inner elements that a panel of gate and up rows gives.
+const PAIRS: usize = COLUMNS / 4;
+
+widest! {
+    /// `silu(gate) · up`, rounded, for [`COLUMNS`] / 2 gates followed by as many ups.
+    fn silu_pairs(values: &[f32], pairs: &mut [u32; PAIRS]) {
+        let (gate, up) = values.split_at(COLUMNS / 2);
+        let mut rounded = [0_u32; COLUMNS / 2];
+        for (rounded, (gate, up)) in rounded.iter_mut().zip(gate.iter().zip(up)) {
+            *rounded = u32::from(bf16::narrow(gate / (1.0 + exp(-gate)) * up).to_bits());
+        }
+        for (pair, two) in pairs.iter_mut().zip(rounded.chunks_exact(2)) {
+            *pair = two[0] | two[1] << 16;
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Products of bf16 rows with panels of bf16 weights: the innermost loops.
+//!
+//! A panel is [`COLUMNS`] columns of weights; rows come in blocks of up to [`MAX_ROWS`]. Both hold pairs of
+//! neighbouring inner elements in one `u32`, the first in its low half: a panel `(inner / 2, COLUMNS)`, a block
+//! `(inner / 2, rows)`.
+//!
+//! Every output is one chain of f32 additions over the inner elements, in each pair the second before the first. The
+//! products are exact in f32, so fused and separate additions give the same bits, and so do all forms here
+//! (`vdpbf16ps` included; only it takes numbers below 2⁻¹²⁶ as 0). Neither the other rows nor the block size matter.
+
+use std::sync::LazyLock;
+
+/// Columns per panel: two AVX-512 registers.
+pub(crate) const COLUMNS: usize = 32;
+/// Rows per block: as many as leave registers for the weights.
+pub(crate) const MAX_ROWS: usize = 12;
+
+/// `acc (rows, COLUMNS) += block · panel`, over `num_pairs` pairs.
+///
+/// # Safety
+/// The processor has what the form needs, and the pointers lead to that many values.
+type Form = unsafe fn(block: *const u32, panel: *const u32, num_pairs: usize, acc: *mut f32);
+
+/// The forms for 1, 2, … rows.
+type Forms = [Form; MAX_ROWS];
+
+/// The best forms for this processor.
+static BEST: LazyLock<Forms> = LazyLock::new(|| available().pop().expect("there is always the plain form").1);
+
+/// `acc (rows, COLUMNS) += block (pairs, rows) · panel (pairs, COLUMNS)`.
+pub(crate) fn multiply_add(num_rows: usize, block: &[u32], panel: &[u32], acc: &mut [f32]) {
+    multiply_add_with(&BEST, num_rows, block, panel, acc);
+}
+
+fn multiply_add_with(forms: &Forms, num_rows: usize, block: &[u32], panel: &[u32], acc: &mut [f32]) {
+    let num_pairs = panel.len() / COLUMNS;
+    assert!(
+        panel.len() == num_pairs * COLUMNS && block.len() == num_pairs * num_rows && acc.len() == num_rows * COLUMNS,
+        "a block, a panel and their product fit"
+    );
+    // SAFETY: the sizes were checked above; `available` lists only forms that this processor has.
+    #[expect(unsafe_code, reason = "a detected instruction set needs an unsafe call")]
+    unsafe {
+        forms[num_rows - 1](block.as_ptr(), panel.as_ptr(), num_pairs, acc.as_mut_ptr());
+    }
+}
+
+/// The forms that this processor has, best last.
+fn available() -> Vec<(&'static str, Forms)> {
+    let mut all = vec![("plain", forms!(plain))];
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx2") && has!("fma") {
+            all.push(("avx2", forms!(x86::avx2)));
+        }
+        if has!("avx512f") {
+            all.push(("avx512", forms!(x86::avx512)));
+        }
+        if has!("avx512f") && has!("avx512bf16") {
+            all.push(("avx512-bf16", forms!(x86::avx512_bf16)));
+        }
+    }
+    all
+}
+
+/// A function with a number of rows, for every number.
+macro_rules! forms {
+    ($($form:ident)::+) => {
+        [
+            $($form)::+::<1>, $($form)::+::<2>, $($form)::+::<3>, $($form)::+::<4>, $($form)::+::<5>, $($form)::+::<6>,
+            $($form)::+::<7>, $($form)::+::<8>, $($form)::+::<9>, $($form)::+::<10>, $($form)::+::<11>,
+            $($form)::+::<12>,
+        ]
+    };
+}
+use forms;
+
+fn low(pair: u32) -> f32 {
+    f32::from_bits(pair << 16)
+}
+
+fn high(pair: u32) -> f32 {
+    f32::from_bits(pair & 0xffff_0000)
+}
+
+/// The oracle.
+///
+/// # Safety
+/// As for every [`Form`].
+#[expect(unsafe_code, reason = "has the signature of the other forms")]
+unsafe fn plain<const ROWS: usize>(block: *const u32, panel: *const u32, num_pairs: usize, acc: *mut f32) {
+    // SAFETY: the caller's promise.
+    let (block, panel, acc) = unsafe {
+        (
+            std::slice::from_raw_parts(block, num_pairs * ROWS),
+            std::slice::from_raw_parts(panel, num_pairs * COLUMNS),
+            std::slice::from_raw_parts_mut(acc, ROWS * COLUMNS),
+        )
+    };
+    for (x, weights) in block.chunks_exact(ROWS).zip(panel.chunks_exact(COLUMNS)) {
+        for (x, acc) in x.iter().zip(acc.chunks_exact_mut(COLUMNS)) {
+            for (acc, weight) in acc.iter_mut().zip(weights) {
+                *acc += high(*x) * high(*weight);
+                *acc += low(*x) * low(*weight);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "intrinsics work on pointers")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256, __m512, __m512bh, __m512i, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+        _mm256_loadu_si256, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+        _mm512_and_si512, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    };
+
+    use super::{COLUMNS, high, low};
+
+    const HIGH: i32 = 0xffff_0000_u32 as i32;
+
+    fn bf16_pairs(register: __m512i) -> __m512bh {
+        // SAFETY: both are 64 bytes without further meaning.
+        unsafe { std::mem::transmute(register) }
+    }
+
+    /// # Safety
+    /// AVX-512 F and BF16; as for every form.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) unsafe fn avx512_bf16<const ROWS: usize>(
+        block: *const u32,
+        panel: *const u32,
+        num_pairs: usize,
+        acc: *mut f32,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                *sums = [0, 16].map(|column| _mm512_loadu_ps(acc.add(row * COLUMNS + column)));
+            }
+            for pair in 0..num_pairs {
+                let weights =
+                    [0, 16].map(|column| bf16_pairs(_mm512_loadu_si512(panel.add(pair * COLUMNS + column).cast())));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let x = bf16_pairs(_mm512_set1_epi32(*block.add(pair * ROWS + row) as i32));
+                    sums[0] = _mm512_dpbf16_ps(sums[0], x, weights[0]);
+                    sums[1] = _mm512_dpbf16_ps(sums[1], x, weights[1]);
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                _mm512_storeu_ps(acc.add(row * COLUMNS), sums[0]);
+                _mm512_storeu_ps(acc.add(row * COLUMNS + 16), sums[1]);
+            }
+        }
+    }
+
+    /// # Safety
+    /// AVX-512 F; as for every form.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn avx512<const ROWS: usize>(
+        block: *const u32,
+        panel: *const u32,
+        num_pairs: usize,
+        acc: *mut f32,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums: [[__m512; 2]; ROWS] = [[_mm512_setzero_ps(); 2]; ROWS];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                *sums = [0, 16].map(|column| _mm512_loadu_ps(acc.add(row * COLUMNS + column)));
+            }
+            for pair in 0..num_pairs {
+                let weights = [0, 16].map(|column| _mm512_loadu_si512(panel.add(pair * COLUMNS + column).cast()));
+                let highs = weights.map(|pairs| _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(HIGH))));
+                let lows = weights.map(|pairs| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let x = *block.add(pair * ROWS + row);
+                    let (x_high, x_low) = (_mm512_set1_ps(high(x)), _mm512_set1_ps(low(x)));
+                    for half in 0..2 {
+                        sums[half] = _mm512_fmadd_ps(x_high, highs[half], sums[half]);
+                        sums[half] = _mm512_fmadd_ps(x_low, lows[half], sums[half]);
+                    }
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                _mm512_storeu_ps(acc.add(row * COLUMNS), sums[0]);
+                _mm512_storeu_ps(acc.add(row * COLUMNS + 16), sums[1]);
+            }
+        }
+    }
+
+    /// Two rows at a time: there are half as many registers, half as wide.
+    ///
+    /// # Safety
+    /// AVX2 and FMA; as for every form.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn avx2<const ROWS: usize>(
+        block: *const u32,
+        panel: *const u32,
+        num_pairs: usize,
+        acc: *mut f32,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for row in (0..ROWS - ROWS % 2).step_by(2) {
+                avx2_rows::<2>(block.add(row), ROWS, panel, num_pairs, acc.add(row * COLUMNS));
+            }
+            if ROWS % 2 == 1 {
+                avx2_rows::<1>(block.add(ROWS - 1), ROWS, panel, num_pairs, acc.add((ROWS - 1) * COLUMNS));
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`avx2`]; `stride` values lie between the pairs of a row.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2_rows<const ROWS: usize>(
+        block: *const u32,
+        stride: usize,
+        panel: *const u32,
+        num_pairs: usize,
+        acc: *mut f32,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums: [[__m256; 4]; ROWS] = [[_mm256_setzero_ps(); 4]; ROWS];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                *sums = [0, 8, 16, 24].map(|column| _mm256_loadu_ps(acc.add(row * COLUMNS + column)));
+            }
+            for pair in 0..num_pairs {
+                for quarter in 0..4 {
+                    let weights = _mm256_loadu_si256(panel.add(pair * COLUMNS + 8 * quarter).cast());
+                    let highs = _mm256_castsi256_ps(_mm256_and_si256(weights, _mm256_set1_epi32(HIGH)));
+                    let lows = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(weights));
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let x = *block.add(pair * stride + row);
+                        sums[quarter] = _mm256_fmadd_ps(_mm256_set1_ps(high(x)), highs, sums[quarter]);
+                        sums[quarter] = _mm256_fmadd_ps(_mm256_set1_ps(low(x)), lows, sums[quarter]);
+                    }
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                for (quarter, sum) in sums.iter().enumerate() {
+                    _mm256_storeu_ps(acc.add(row * COLUMNS + 8 * quarter), *sum);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    /// Every instruction set that this machine has gives the bits of the plain form.
+    #[test]
+    fn all_forms_agree_to_the_bit() {
+        let mut state = 7_u64;
+        let mut pairs = |count: usize| -> Vec<u32> {
+            let mut number = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let scale = 2_f32.powi((state >> 33) as i32 % 9 - 4);
+                bf16::from_f32(((state >> 40) as f32 / (1 << 23) as f32 - 1.0) * scale).to_bits()
+            };
+            (0..count).map(|_| u32::from(number()) | u32::from(number()) << 16).collect()
+        };
+        for num_rows in 1..=MAX_ROWS {
+            for num_pairs in [0, 1, 2, 17, 288] {
+                let (block, panel) = (pairs(num_pairs * num_rows), pairs(num_pairs * COLUMNS));
+                let start: Vec<f32> = (0..num_rows * COLUMNS).map(|index| index as f32 / 7.0).collect();
+                let results = available().into_iter().map(|(name, forms)| {
+                    let mut acc = start.clone();
+                    multiply_add_with(&forms, num_rows, &block, &panel, &mut acc);
+                    (name, acc)
+                });
+                let results: Vec<_> = results.collect();
+                for (name, result) in &results {
+                    assert_eq!(*result, results[0].1, "{name}, {num_rows} rows, {num_pairs} pairs");
+                }
+                let exact: f64 = (0..num_pairs)
+                    .map(|pair| (block[pair * num_rows], panel[pair * COLUMNS]))
+                    .map(|(x, w)| f64::from(low(x) * low(w)) + f64::from(high(x) * high(w)))
+                    .sum();
+                assert!((f64::from(results[0].1[0]) - exact).abs() < 1e-3, "{exact}");
+            }
+        }
+    }
+}
