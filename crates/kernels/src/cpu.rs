@@ -5,6 +5,7 @@ mod exp;
 mod experts;
 mod gemm;
 mod latent_attention;
+mod limits;
 mod matmul;
 mod moe;
 mod packed;
@@ -16,6 +17,7 @@ pub(crate) use attention::{AttentionShape, KeyValues, Pages, absorbed_attention,
 pub(crate) use experts::{Routes, packed_experts};
 pub(crate) use gemm::{packed_batched_linear, packed_linear};
 pub(crate) use latent_attention::{LatentRows, latent_attention};
+pub use limits::Limits;
 pub use matmul::dot;
 pub(crate) use matmul::{batched_matmul_nt, matmul_nt};
 pub(crate) use moe::{ExpertWeights, experts};

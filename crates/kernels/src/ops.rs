@@ -1,5 +1,6 @@
 //! Device-independent entry points: shape checks here, arithmetic in the device forms.
 
+mod add;
 mod attention;
 mod cache;
 mod linear;
@@ -11,6 +12,7 @@ mod route;
 mod silu;
 mod weight;
 
+pub use add::add;
 pub use attention::{AbsorbedRows, NaivePart, NaiveRows, merge_attention, mla_absorbed, mla_naive};
 pub use cache::{gather_cache_rows, lazy_zeros, write_cache_rows};
 pub use linear::{batched_linear_f32, linear, linear_f32};

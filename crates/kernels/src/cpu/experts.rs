@@ -6,7 +6,7 @@
 use half::bf16;
 
 use super::exp::exp;
-use super::gemm::Product;
+use super::gemm::{cut_panels, multiply_panels};
 use super::matmul::widest;
 use super::packed::{Block, PackedMatrix, PackedRows, blocks};
 use super::panel::COLUMNS;
@@ -41,15 +41,15 @@ pub(crate) fn packed_experts(x: &[bf16], routes: &Routes, gate_up: &PackedMatrix
 
     let mut out = vec![0.0; num_tokens * hidden];
     let target = Split::new(&mut out);
-    parallel(down.num_panels(), |panel| {
-        let mut product = Product::new();
-        let first = panel * COLUMNS;
-        let num_columns = COLUMNS.min(hidden - first);
+    let (num_runs, per_run) = cut_panels(down, 1, order.len());
+    parallel(num_runs, |run| {
+        let panels = run * per_run..down.num_panels().min((run + 1) * per_run);
         for Segment { expert, blocks } in &segments {
-            let weights = down.panel(*expert, panel);
-            for block in &activated.blocks[blocks.clone()] {
-                let values = product.of(block.num_rows, activated.block(*block), weights);
-                for (pair, values) in order[block.first..].iter().zip(values) {
+            let blocks = &activated.blocks[blocks.clone()];
+            multiply_panels(&activated, blocks, down, *expert, panels.clone(), |panel, block, product| {
+                let first = panel * COLUMNS;
+                let num_columns = COLUMNS.min(hidden - first);
+                for (pair, values) in order[block.first..].iter().zip(product.chunks_exact(COLUMNS)) {
                     // SAFETY: every task writes columns of its own.
                     #[expect(unsafe_code, reason = "tasks write disjoint parts")]
                     let out = unsafe { target.part(pair / top_k * hidden + first, num_columns) };
@@ -57,7 +57,7 @@ pub(crate) fn packed_experts(x: &[bf16], routes: &Routes, gate_up: &PackedMatrix
                         *out += routes.weights[*pair] * value;
                     }
                 }
-            }
+            });
         }
     });
     out
@@ -79,25 +79,25 @@ fn segments(order: &[usize], expert_ids: &[u32]) -> (Vec<Segment>, Vec<Block>) {
 fn activate(rows: &PackedRows, segments: &[Segment], gate_up: &PackedMatrix, num_pairs: usize) -> PackedRows {
     let mut activated = PackedRows::zeros(rows.blocks.clone(), num_pairs);
     let (_, target) = activated.split();
-    let num_panels = gate_up.num_panels();
-    parallel(segments.len() * num_panels, |task| {
-        let (Segment { expert, blocks }, panel) = (&segments[task / num_panels], task % num_panels);
-        let (weights, first) = (gate_up.panel(*expert, panel), panel * PAIRS);
-        let mut product = Product::new();
+    let num_rows = rows.num_rows() / segments.len().max(1);
+    let (num_runs, per_run) = cut_panels(gate_up, segments.len(), num_rows);
+    parallel(segments.len() * num_runs, |task| {
+        let (Segment { expert, blocks }, run) = (&segments[task / num_runs], task % num_runs);
+        let panels = run * per_run..gate_up.num_panels().min((run + 1) * per_run);
         let mut pairs = [0; PAIRS];
-        for Block { first: first_row, num_rows } in &rows.blocks[blocks.clone()] {
-            let block = rows.block(Block { first: *first_row, num_rows: *num_rows });
+        multiply_panels(rows, &rows.blocks[blocks.clone()], gate_up, *expert, panels, |panel, block, product| {
+            let (first, num_rows) = (panel * PAIRS, block.num_rows);
             let count = PAIRS.min(num_pairs - first);
             // SAFETY: every task writes inner elements of its own, of rows that belong to one segment.
             #[expect(unsafe_code, reason = "tasks write disjoint parts")]
-            let out = unsafe { target.part(first_row * num_pairs + first * num_rows, count * num_rows) };
-            for (row, values) in product.of(*num_rows, block, weights).enumerate() {
+            let out = unsafe { target.part(block.first * num_pairs + first * num_rows, count * num_rows) };
+            for (row, values) in product.chunks_exact(COLUMNS).enumerate() {
                 silu_pairs(values, &mut pairs);
-                for (out, pair) in out[row..].iter_mut().step_by(*num_rows).zip(&pairs) {
+                for (out, pair) in out[row..].iter_mut().step_by(num_rows).zip(&pairs) {
                     *out = *pair;
                 }
             }
-        }
+        });
     });
     activated
 }

@@ -1,30 +1,57 @@
 //! Products with packed weights.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use super::packed::{Block, PackedMatrix, PackedRows, blocks};
-use super::panel::{COLUMNS, MAX_ROWS, multiply_add};
-use super::pool::{Split, parallel};
+use super::panel::{AHEAD, COLUMNS, MAX_ROWS, multiply_add};
+use super::pool::{Split, num_threads, parallel};
 use crate::Element;
 
-/// Weight values that a task reads at least: less is not worth another thread.
+/// Pairs of values that a task multiplies at least: less is not worth another thread.
 const MIN_TASK: usize = 1 << 13;
+/// Tasks per thread, where there is work enough.
+const TASKS_PER_THREAD: usize = 8;
+/// Panels in a run at most: more would not be read any faster.
+const MAX_RUN: usize = 4;
 
-/// Products of one block with one panel, `(rows, COLUMNS)`.
-pub(crate) struct Product([f32; MAX_ROWS * COLUMNS]);
-
-impl Product {
-    pub fn new() -> Self {
-        Self([0.0; MAX_ROWS * COLUMNS])
+/// Calls `visit` with every product of `blocks` of rows with a run of panels of one matrix: the panel's index, the block,
+/// and `(rows, COLUMNS)`. Weights are read once, in the order in which they lie.
+pub(crate) fn multiply_panels(
+    rows: &PackedRows,
+    blocks: &[Block],
+    w: &PackedMatrix,
+    group: usize,
+    panels: Range<usize>,
+    mut visit: impl FnMut(usize, Block, &[f32]),
+) {
+    let mut product = [0.0; MAX_ROWS * COLUMNS];
+    for index in panels {
+        let panel = w.panel(group, index);
+        for (number, block) in blocks.iter().enumerate() {
+            // The first of several blocks has the time of the others to fetch the next panel.
+            let ahead = match (number, blocks.len()) {
+                (_, 1) => AHEAD,
+                (0, _) => panel.len(),
+                _ => 0,
+            };
+            let acc = &mut product[..block.num_rows * COLUMNS];
+            acc.fill(0.0);
+            multiply_add(rows.block(*block), panel, ahead, acc);
+            visit(index, *block, acc);
+        }
     }
+}
 
-    /// Multiplies; gives the rows.
-    pub fn of(&mut self, num_rows: usize, block: &[u32], panel: &[u32]) -> std::slice::ChunksExact<'_, f32> {
-        let acc = &mut self.0[..num_rows * COLUMNS];
-        acc.fill(0.0);
-        multiply_add(num_rows, block, panel, acc);
-        acc.chunks_exact(COLUMNS)
-    }
+/// Cuts the panels of so many matrices into runs, each of one matrix: enough work per task to pay for the hand-over,
+/// enough tasks to balance. Gives runs per matrix and panels per run.
+pub(crate) fn cut_panels(w: &PackedMatrix, num_matrices: usize, num_rows: usize) -> (usize, usize) {
+    let work = w.num_pairs() * COLUMNS * num_rows.max(1);
+    let fewest = MIN_TASK.div_ceil(work.max(1));
+    let balanced = (w.num_panels() * num_matrices).div_ceil(TASKS_PER_THREAD * num_threads());
+    let per_run = balanced.clamp(1, MAX_RUN).max(fewest).min(w.num_panels().max(1));
+    (w.num_panels().div_ceil(per_run), per_run)
 }
 
 /// `x (rows, in) · wᵀ → (rows, out)`.
@@ -34,12 +61,9 @@ pub(crate) fn packed_linear<T: Element>(x: &[bf16], w: &PackedMatrix) -> Vec<T> 
     let rows = PackedRows::pack(blocks(0, num_rows).collect(), num_in, |row| &x[row * num_in..][..num_in]);
     let mut out = vec![T::ZERO; num_rows * num_out];
     let target = Split::new(&mut out);
-    let per_task = panels_per_task(w, num_rows);
-    parallel(w.num_panels().div_ceil(per_task), |task| {
-        let mut product = Product::new();
-        for panel in (task * per_task..(task + 1) * per_task).take_while(|panel| *panel < w.num_panels()) {
-            write_panel(&rows, w, (0, panel), &mut product, &target, |row| row * num_out);
-        }
+    let (num_runs, per_run) = cut_panels(w, 1, num_rows);
+    parallel(num_runs, |run| {
+        write_panels(&rows, w, 0, run * per_run..w.num_panels().min((run + 1) * per_run), &target, |row| row * num_out);
     });
     out
 }
@@ -53,44 +77,33 @@ pub(crate) fn packed_batched_linear(x: &[bf16], w: &PackedMatrix) -> Vec<f32> {
     parallel(num_heads, |head| {
         let row = |token: usize| &x[(token * num_heads + head) * num_in..][..num_in];
         let rows = PackedRows::pack(blocks(0, num_tokens).collect(), num_in, row);
-        let mut product = Product::new();
-        for panel in 0..w.num_panels() {
-            let place = |token: usize| (token * num_heads + head) * num_out;
-            write_panel(&rows, w, (head, panel), &mut product, &target, place);
-        }
+        write_panels(&rows, w, head, 0..w.num_panels(), &target, |token| (token * num_heads + head) * num_out);
     });
     out
 }
 
-/// All rows by one panel; `place` tells where a row's outputs begin.
-fn write_panel<T: Element>(
+/// All rows by some panels; `place` tells where a row's outputs begin.
+fn write_panels<T: Element>(
     rows: &PackedRows,
     w: &PackedMatrix,
-    (group, panel): (usize, usize),
-    product: &mut Product,
+    group: usize,
+    panels: Range<usize>,
     target: &Split<T>,
     place: impl Fn(usize) -> usize,
 ) {
     let (_, num_out, _) = w.dims();
-    let (first, weights) = (panel * COLUMNS, w.panel(group, panel));
-    let num_columns = COLUMNS.min(num_out - first);
-    for Block { first: first_row, num_rows } in &rows.blocks {
-        let block = rows.block(Block { first: *first_row, num_rows: *num_rows });
-        for (row, values) in product.of(*num_rows, block, weights).enumerate() {
+    multiply_panels(rows, &rows.blocks, w, group, panels, |panel, block, product| {
+        let first = panel * COLUMNS;
+        let num_columns = COLUMNS.min(num_out - first);
+        for (row, values) in product.chunks_exact(COLUMNS).enumerate() {
             // SAFETY: every task writes columns of its own, and rows do not share any.
             #[expect(unsafe_code, reason = "tasks write disjoint parts")]
-            let out = unsafe { target.part(place(first_row + row) + first, num_columns) };
+            let out = unsafe { target.part(place(block.first + row) + first, num_columns) };
             for (out, value) in out.iter_mut().zip(values) {
                 *out = T::narrow(*value);
             }
         }
-    }
-}
-
-/// Enough work per task to pay for the hand-over, enough tasks to balance.
-fn panels_per_task(w: &PackedMatrix, num_rows: usize) -> usize {
-    let work = w.num_pairs() * COLUMNS * num_rows.max(1);
-    MIN_TASK.div_ceil(work.max(1)).clamp(1, w.num_panels().max(1))
+    });
 }
 
 #[cfg(test)]

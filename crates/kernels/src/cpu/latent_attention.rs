@@ -111,7 +111,7 @@ impl LatentRows<'_> {
             logits.fill(0.0);
             for block in &queries.blocks {
                 let target = &mut logits[block.first * TILE..][..block.num_rows * TILE];
-                multiply_add(block.num_rows, queries.block(*block), &tile.keys, target);
+                multiply_add(queries.block(*block), &tile.keys, 0, target);
             }
             for (query, logits) in logits.chunks_exact_mut(TILE).enumerate() {
                 let num_seen = (positions[query / num_heads] as usize + 1).saturating_sub(start).min(TILE);
@@ -140,7 +140,7 @@ impl Partial {
             }
             for block in &weights.blocks {
                 let target = &mut out[block.first * COLUMNS..][..block.num_rows * COLUMNS];
-                multiply_add(block.num_rows, weights.block(*block), values, target);
+                multiply_add(weights.block(*block), values, 0, target);
             }
         }
     }

@@ -199,8 +199,13 @@ impl PackedRows {
 
     /// Rows of zeros, to be filled.
     pub fn zeros(blocks: Vec<Block>, num_pairs: usize) -> Self {
-        let num_rows = blocks.last().map_or(0, |last| last.first + last.num_rows);
-        Self { blocks, num_pairs, data: vec![0; num_rows * num_pairs] }
+        let mut packed = Self { blocks, num_pairs, data: Vec::new() };
+        packed.data = vec![0; packed.num_rows() * num_pairs];
+        packed
+    }
+
+    pub fn num_rows(&self) -> usize {
+        self.blocks.last().map_or(0, |last| last.first + last.num_rows)
     }
 
     pub fn block(&self, block: Block) -> &[u32] {

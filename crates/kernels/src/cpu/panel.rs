@@ -15,11 +15,12 @@ pub(crate) const COLUMNS: usize = 32;
 /// Rows per block: as many as leave registers for the weights.
 pub(crate) const MAX_ROWS: usize = 12;
 
-/// `acc (rows, COLUMNS) += block · panel`, over `num_pairs` pairs.
+/// `acc (rows, COLUMNS) += block · panel`, over `num_pairs` pairs. What lies `ahead` of the panel's values is asked for on
+/// the way.
 ///
 /// # Safety
 /// The processor has what the form needs, and the pointers lead to that many values.
-type Form = unsafe fn(block: *const u32, panel: *const u32, num_pairs: usize, acc: *mut f32);
+type Form = unsafe fn(block: *const u32, panel: *const u32, num_pairs: usize, ahead: usize, acc: *mut f32);
 
 /// The forms for 1, 2, … rows.
 type Forms = [Form; MAX_ROWS];
@@ -27,12 +28,17 @@ type Forms = [Form; MAX_ROWS];
 /// The best forms for this processor.
 static BEST: LazyLock<Forms> = LazyLock::new(|| available().pop().expect("there is always the plain form").1);
 
-/// `acc (rows, COLUMNS) += block (pairs, rows) · panel (pairs, COLUMNS)`.
-pub(crate) fn multiply_add(num_rows: usize, block: &[u32], panel: &[u32], acc: &mut [f32]) {
-    multiply_add_with(&BEST, num_rows, block, panel, acc);
+/// Far enough ahead to be there when it is needed, past the page that the processor's own prefetching ends at.
+pub(crate) const AHEAD: usize = 1024;
+
+/// `acc (rows, COLUMNS) += block (pairs, rows) · panel (pairs, COLUMNS)`. `ahead`: how many values after the panel's own
+/// lies what is to be read next; 0 where nothing is.
+pub(crate) fn multiply_add(block: &[u32], panel: &[u32], ahead: usize, acc: &mut [f32]) {
+    multiply_add_with(&BEST, block, panel, ahead, acc);
 }
 
-fn multiply_add_with(forms: &Forms, num_rows: usize, block: &[u32], panel: &[u32], acc: &mut [f32]) {
+fn multiply_add_with(forms: &Forms, block: &[u32], panel: &[u32], ahead: usize, acc: &mut [f32]) {
+    let num_rows = acc.len() / COLUMNS;
     let num_pairs = panel.len() / COLUMNS;
     assert!(
         panel.len() == num_pairs * COLUMNS && block.len() == num_pairs * num_rows && acc.len() == num_rows * COLUMNS,
@@ -41,7 +47,7 @@ fn multiply_add_with(forms: &Forms, num_rows: usize, block: &[u32], panel: &[u32
     // SAFETY: the sizes were checked above; `available` lists only forms that this processor has.
     #[expect(unsafe_code, reason = "a detected instruction set needs an unsafe call")]
     unsafe {
-        forms[num_rows - 1](block.as_ptr(), panel.as_ptr(), num_pairs, acc.as_mut_ptr());
+        forms[num_rows - 1](block.as_ptr(), panel.as_ptr(), num_pairs, ahead, acc.as_mut_ptr());
     }
 }
 
@@ -89,7 +95,13 @@ fn high(pair: u32) -> f32 {
 /// # Safety
 /// As for every [`Form`].
 #[expect(unsafe_code, reason = "has the signature of the other forms")]
-unsafe fn plain<const ROWS: usize>(block: *const u32, panel: *const u32, num_pairs: usize, acc: *mut f32) {
+unsafe fn plain<const ROWS: usize>(
+    block: *const u32,
+    panel: *const u32,
+    num_pairs: usize,
+    _ahead: usize,
+    acc: *mut f32,
+) {
     // SAFETY: the caller's promise.
     let (block, panel, acc) = unsafe {
         (
@@ -112,10 +124,11 @@ unsafe fn plain<const ROWS: usize>(block: *const u32, panel: *const u32, num_pai
 #[expect(unsafe_code, reason = "intrinsics work on pointers")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, __m512bh, __m512i, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-        _mm256_loadu_si256, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
-        _mm512_and_si512, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+        __m256, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_and_si256, _mm256_castsi256_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_slli_epi32, _mm256_storeu_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
+        _mm512_storeu_ps,
     };
 
     use super::{COLUMNS, high, low};
@@ -134,6 +147,7 @@ mod x86 {
         block: *const u32,
         panel: *const u32,
         num_pairs: usize,
+        ahead: usize,
         acc: *mut f32,
     ) {
         // SAFETY: the caller's promise.
@@ -143,8 +157,11 @@ mod x86 {
                 *sums = [0, 16].map(|column| _mm512_loadu_ps(acc.add(row * COLUMNS + column)));
             }
             for pair in 0..num_pairs {
-                let weights =
-                    [0, 16].map(|column| bf16_pairs(_mm512_loadu_si512(panel.add(pair * COLUMNS + column).cast())));
+                let weights = [0, 16].map(|column| {
+                    let place = panel.add(pair * COLUMNS + column);
+                    _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(ahead).cast());
+                    bf16_pairs(_mm512_loadu_si512(place.cast()))
+                });
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let x = bf16_pairs(_mm512_set1_epi32(*block.add(pair * ROWS + row) as i32));
                     sums[0] = _mm512_dpbf16_ps(sums[0], x, weights[0]);
@@ -165,6 +182,7 @@ mod x86 {
         block: *const u32,
         panel: *const u32,
         num_pairs: usize,
+        _ahead: usize,
         acc: *mut f32,
     ) {
         // SAFETY: the caller's promise.
@@ -202,6 +220,7 @@ mod x86 {
         block: *const u32,
         panel: *const u32,
         num_pairs: usize,
+        _ahead: usize,
         acc: *mut f32,
     ) {
         // SAFETY: the caller's promise.
@@ -276,7 +295,7 @@ mod tests {
                 let start: Vec<f32> = (0..num_rows * COLUMNS).map(|index| index as f32 / 7.0).collect();
                 let results = available().into_iter().map(|(name, forms)| {
                     let mut acc = start.clone();
-                    multiply_add_with(&forms, num_rows, &block, &panel, &mut acc);
+                    multiply_add_with(&forms, &block, &panel, AHEAD, &mut acc);
                     (name, acc)
                 });
                 let results: Vec<_> = results.collect();

@@ -72,6 +72,8 @@ impl Shared {
             if started.elapsed() > SPIN {
                 break;
             }
+            // Whoever else wants the core, such as a thread that sends tokens, goes first.
+            std::thread::yield_now();
         }
         let mut guard = self.lock();
         self.num_asleep.fetch_add(1, Ordering::SeqCst);
@@ -172,6 +174,14 @@ impl Drop for ComputePool {
             drop(thread.join());
         }
     }
+}
+
+/// Threads of the pool that is installed here.
+pub(crate) fn num_threads() -> usize {
+    // SAFETY: `install` keeps the pool borrowed for as long as it is current.
+    #[expect(unsafe_code, reason = "a thread-local cannot hold a borrow")]
+    let pool = CURRENT.get().map(|pool| unsafe { &*pool });
+    pool.map_or(1, |pool| pool.threads.len() + 1)
 }
 
 /// Calls `task` for every number below `num_tasks`, on the threads of the pool that is installed here, if one is. Which

@@ -3,7 +3,10 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::operand::{Operand, to_f32, with_float};
-use crate::{Element, dot};
+use crate::{Element, dot, parallel_chunks};
+
+/// Rows that a task normalises: more work than a hand-over costs.
+const ROWS_PER_TASK: usize = 16;
 
 /// `x / rms(x) · weight` over the last dimension, in the type of the weight: statistics in f32,
 /// cast, then the weight (the order of the reference implementation, which shows in bf16).
@@ -26,12 +29,14 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 
 fn normalise<T: Element>(values: &[f32], weight: &[T], eps: f32) -> Vec<T> {
     let width = weight.len();
-    let mut out = Vec::with_capacity(values.len());
-    for row in values.chunks_exact(width) {
-        let scale = 1.0 / (dot(row, row) / width as f32 + eps).sqrt();
-        out.extend(
-            row.iter().zip(weight).map(|(value, weight)| T::narrow(T::narrow(value * scale).widen() * weight.widen())),
-        );
-    }
+    let mut out = vec![T::ZERO; values.len()];
+    parallel_chunks(&mut out, ROWS_PER_TASK * width, |start, out| {
+        for (row, out) in values[start..].chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            let scale = 1.0 / (dot(row, row) / width as f32 + eps).sqrt();
+            for ((out, value), weight) in out.iter_mut().zip(row).zip(weight) {
+                *out = T::narrow(T::narrow(value * scale).widen() * weight.widen());
+            }
+        }
+    });
     out
 }

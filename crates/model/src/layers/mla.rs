@@ -137,7 +137,7 @@ impl Mla {
             parts.push(self.absorbed(&rows(&q_nope)?, &rows(&q_rope)?, attention, cache)?);
         }
         let heads = Tensor::cat(&parts, 0)?.reshape((num_rows, num_heads * value))?;
-        self.output.forward_f32(&heads.to_dtype(x.dtype())?)
+        self.output.forward_f32(&heads)
     }
 
     fn write_latents(&self, x: &Tensor, rotary: &Rotary, attention: &AttentionMetadata, cache: &Tensor) -> Result<()> {

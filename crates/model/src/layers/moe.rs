@@ -67,7 +67,7 @@ impl Moe {
         let routing = self.route(x)?;
         let routed = ops::moe_experts(x, &routing, &self.gate_up, &self.down)?;
         match &self.shared {
-            Some(shared) => routed + shared.forward(x)?,
+            Some(shared) => ops::add(&routed, &shared.forward(x)?),
             None => Ok(routed),
         }
     }

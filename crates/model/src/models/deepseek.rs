@@ -4,7 +4,7 @@
 //! published code.
 
 use candle_core::{DType, Device, Tensor};
-use moesaic_kernels::ops::{GroupScore, RopeLayout, RouterConfig, Scoring};
+use moesaic_kernels::ops::{self, GroupScore, RopeLayout, RouterConfig, Scoring};
 
 use super::CausalLm;
 use crate::fields::Fields;
@@ -195,13 +195,13 @@ impl Layer {
 
     fn forward(&self, x: &Tensor, rotary: &Rotary, input: &ModelInput, cache: &Tensor) -> candle_core::Result<Tensor> {
         let attended = self.attention.forward(&self.input_norm.forward(x)?, rotary, &input.attention, cache)?;
-        let x = (x + attended)?;
+        let x = ops::add(x, &attended)?;
         let normed = self.post_attention_norm.forward(&x)?;
         let fed = match &self.feed_forward {
             FeedForward::Dense(mlp) => mlp.forward(&normed)?,
             FeedForward::Experts(moe) => moe.forward(&normed)?,
         };
-        x + fed
+        ops::add(&x, &fed)
     }
 }
 

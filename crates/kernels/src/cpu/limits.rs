@@ -1,0 +1,82 @@
+//! What this machine can do at most, measured: every figure of a kernel is to be read beside these.
+
+use std::time::{Duration, Instant};
+
+use half::bf16;
+
+use super::matmul::widest;
+use super::packed::PackedMatrix;
+use super::panel::{COLUMNS, MAX_ROWS, multiply_add};
+use super::pool::{num_threads, parallel};
+
+/// Limits of the threads of the pool that is installed here, together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Bytes per second read from memory, in large pages.
+    pub read_bytes: f64,
+    /// bf16 operations per second on values in the first cache; an addition and a multiplication are two.
+    pub bf16_operations: f64,
+}
+
+/// Far more than any cache holds.
+const READ_BYTES: usize = 1 << 30;
+const READ_PIECE: usize = 1 << 20;
+/// Pairs of a panel that lies in the first cache.
+const PAIRS: usize = 64;
+
+impl Limits {
+    /// Measures for about a second. The best of several rounds: others may use the machine too.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn measure() -> candle_core::Result<Self> {
+        let dims = (1, READ_BYTES / READ_PIECE * COLUMNS, READ_PIECE / 2 / COLUMNS);
+        let memory = PackedMatrix::pack(dims, false, |_, row, values| {
+            values.fill(bf16::from_bits(row as u16));
+            Ok::<(), candle_core::Error>(())
+        })?;
+        let read = fastest(5, || {
+            parallel(memory.num_panels(), |panel| {
+                let mut sums = [0; 64];
+                add_up(memory.panel(0, panel), &mut sums);
+                std::hint::black_box(sums);
+            });
+        });
+        let (block, panel) = (vec![0x3f80_3f80; PAIRS * MAX_ROWS], vec![0x3f80_3f80; PAIRS * COLUMNS]);
+        let rounds = 20_000;
+        let computed = fastest(5, || {
+            parallel(num_threads(), |_| {
+                let mut acc = [0.0; MAX_ROWS * COLUMNS];
+                for _ in 0..rounds {
+                    multiply_add(&block, &panel, 0, &mut acc);
+                }
+                std::hint::black_box(acc);
+            });
+        });
+        let operations = num_threads() * rounds * PAIRS * MAX_ROWS * COLUMNS * 4;
+        Ok(Self {
+            read_bytes: READ_BYTES as f64 / read.as_secs_f64(),
+            bf16_operations: operations as f64 / computed.as_secs_f64(),
+        })
+    }
+}
+
+fn fastest(rounds: usize, work: impl Fn()) -> Duration {
+    let time = |_| {
+        let started = Instant::now();
+        work();
+        started.elapsed()
+    };
+    (0..rounds).map(time).min().expect("at least one round")
+}
+
+widest! {
+    /// Reads everything, with as little else to do as possible.
+    fn add_up(values: &[u32], sums: &mut [u32; 64]) {
+        for values in values.chunks_exact(64) {
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum = sum.wrapping_add(*value);
+            }
+        }
+    }
+}
