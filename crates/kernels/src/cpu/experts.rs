@@ -10,7 +10,7 @@ use super::gemm::{cut_panels, multiply_panels};
 use super::matmul::widest;
 use super::packed::{Block, PackedMatrix, PackedRows, blocks};
 use super::panel::COLUMNS;
-use super::pool::{Split, parallel};
+use super::pool::{Split, parallel_products};
 use crate::Element;
 
 /// Which experts the tokens go to.
@@ -42,7 +42,7 @@ pub(crate) fn packed_experts(x: &[bf16], routes: &Routes, gate_up: &PackedMatrix
     let mut out = vec![0.0; num_tokens * hidden];
     let target = Split::new(&mut out);
     let (num_runs, per_run) = cut_panels(down, 1, order.len());
-    parallel(num_runs, |run| {
+    parallel_products(down.num_products(order.len()), num_runs, |run| {
         let panels = run * per_run..down.num_panels().min((run + 1) * per_run);
         for Segment { expert, blocks } in &segments {
             let blocks = &activated.blocks[blocks.clone()];
@@ -81,7 +81,7 @@ fn activate(rows: &PackedRows, segments: &[Segment], gate_up: &PackedMatrix, num
     let (_, target) = activated.split();
     let num_rows = rows.num_rows() / segments.len().max(1);
     let (num_runs, per_run) = cut_panels(gate_up, segments.len(), num_rows);
-    parallel(segments.len() * num_runs, |task| {
+    parallel_products(gate_up.num_products(rows.num_rows()), segments.len() * num_runs, |task| {
         let (Segment { expert, blocks }, run) = (&segments[task / num_runs], task % num_runs);
         let panels = run * per_run..gate_up.num_panels().min((run + 1) * per_run);
         let mut pairs = [0; PAIRS];

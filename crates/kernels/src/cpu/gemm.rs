@@ -6,7 +6,7 @@ use half::bf16;
 
 use super::packed::{Block, PackedMatrix, PackedRows, blocks};
 use super::panel::{AHEAD, COLUMNS, MAX_ROWS, multiply_add};
-use super::pool::{Split, num_threads, parallel};
+use super::pool::{Split, num_threads, parallel_products};
 use crate::Element;
 
 /// Pairs of values that a task multiplies at least: less is not worth another thread.
@@ -62,7 +62,7 @@ pub(crate) fn packed_linear<T: Element>(x: &[bf16], w: &PackedMatrix) -> Vec<T> 
     let mut out = vec![T::ZERO; num_rows * num_out];
     let target = Split::new(&mut out);
     let (num_runs, per_run) = cut_panels(w, 1, num_rows);
-    parallel(num_runs, |run| {
+    parallel_products(w.num_products(num_rows), num_runs, |run| {
         write_panels(&rows, w, 0, run * per_run..w.num_panels().min((run + 1) * per_run), &target, |row| row * num_out);
     });
     out
@@ -74,7 +74,7 @@ pub(crate) fn packed_batched_linear(x: &[bf16], w: &PackedMatrix) -> Vec<f32> {
     let num_tokens = x.len() / (num_heads * num_in);
     let mut out = vec![0.0; num_tokens * num_heads * num_out];
     let target = Split::new(&mut out);
-    parallel(num_heads, |head| {
+    parallel_products(num_heads * w.num_products(num_tokens), num_heads, |head| {
         let row = |token: usize| &x[(token * num_heads + head) * num_in..][..num_in];
         let rows = PackedRows::pack(blocks(0, num_tokens).collect(), num_in, row);
         write_panels(&rows, w, head, 0..w.num_panels(), &target, |token| (token * num_heads + head) * num_out);

@@ -12,7 +12,7 @@ use super::exp::exp;
 use super::matmul::widest;
 use super::packed::{Block, PackedRows, blocks, fill_panel, pair};
 use super::panel::{COLUMNS, multiply_add};
-use super::pool::parallel_chunks;
+use super::pool::{Split, parallel_products};
 use crate::Element;
 
 /// Keys per tile: one panel.
@@ -57,9 +57,14 @@ pub(crate) fn latent_attention(rows: &LatentRows) -> Vec<f32> {
     let tasks: Vec<(usize, usize)> =
         groups.iter().enumerate().flat_map(|(group, of)| (0..of.num_parts).map(move |part| (group, part))).collect();
     let mut partials: Vec<Option<Partial>> = tasks.iter().map(|_| None).collect();
-    parallel_chunks(&mut partials, 1, |task, partial| {
+    let num_keys: usize = rows.positions.iter().map(|position| *position as usize + 1).sum();
+    let target = Split::new(&mut partials);
+    parallel_products(num_keys * num_heads * rows.shape.width, tasks.len(), |task| {
         let (group, part) = tasks[task];
-        partial[0] = Some(rows.attend(&groups[group], part));
+        // SAFETY: every task writes its own place.
+        #[expect(unsafe_code, reason = "tasks write disjoint parts")]
+        let place = unsafe { target.part(task, 1) };
+        place[0] = Some(rows.attend(&groups[group], part));
     });
     let partials: Vec<Partial> = partials.into_iter().flatten().collect();
     let mut out = vec![0.0; rows.sequences.len() * num_heads * latent];

@@ -79,6 +79,11 @@ impl PackedMatrix {
         self.num_out.div_ceil(COLUMNS)
     }
 
+    /// Multiplications of pairs with so many rows.
+    pub(crate) fn num_products(&self, num_rows: usize) -> usize {
+        self.num_panels() * self.panel_len() * num_rows
+    }
+
     fn panel_len(&self) -> usize {
         self.num_pairs() * COLUMNS
     }

@@ -16,6 +16,9 @@ const SPIN: Duration = Duration::from_micros(100);
 /// Rounds of spinning between looks at the clock, or between offers of the core to others.
 const ROUNDS: usize = 200;
 
+/// Multiplications of pairs that take about as long as sharing them among threads.
+const MIN_PRODUCTS: usize = 1 << 18;
+
 thread_local! {
     /// The pool that this thread's parallel loops run on.
     static CURRENT: Cell<Option<*const ComputePool>> = const { Cell::new(None) };
@@ -204,6 +207,15 @@ pub(crate) fn parallel(num_tasks: usize, task: impl Fn(usize) + Sync) {
             task(number);
         }
     });
+}
+
+/// As [`parallel`] where there is work enough to share, in multiplications of pairs; else on this thread alone.
+pub(crate) fn parallel_products(num_products: usize, num_tasks: usize, task: impl Fn(usize) + Sync) {
+    if num_products < MIN_PRODUCTS {
+        (0..num_tasks).for_each(task);
+    } else {
+        parallel(num_tasks, task);
+    }
 }
 
 /// Calls `work` for equal parts of a slice, with the index of each part's first element, on the threads of the pool that
