@@ -47,6 +47,13 @@ async fn bad_requests_get_exact_errors() {
         (json!({"temperature": 3}), "temperature"),
         (json!({"n": 2}), "n"),
         (json!({"truncation": "auto"}), "truncation"),
+        (json!({"max_tokens": 5}), "max_tokens"),
+        (json!({"response_format": {"type": "json_object"}}), "response_format"),
+        (json!({"guided_choice": []}), "guided_choice"),
+        (json!({"logits_processors": []}), "logits_processors"),
+        (json!({"modalities": ["audio"]}), "modalities"),
+        (json!({"metadata": {"a": [1]}}), "metadata.a"),
+        (json!({"metadata": {"a": "x".repeat(513)}}), "metadata"),
         (json!({"background": true, "store": false}), "background"),
         (json!({"background": true, "stream": true}), "background"),
         (json!({"stream_options": {}}), "stream_options"),
@@ -73,6 +80,12 @@ async fn bad_requests_get_exact_errors() {
             "{shown}: {error}"
         );
     }
+    // A reference stands for its item once.
+    let stored = server.ask(PATH, json!({"input": "Hello!"})).await;
+    let reference = json!({"type": "item_reference", "id": stored["output"][0]["id"]});
+    server.ask(PATH, json!({"input": [reference, {"role": "user", "content": "Hi"}]})).await;
+    let response = server.post(PATH, &json!({"input": [reference, reference]})).send().await.unwrap();
+    assert_eq!(response.json::<Value>().await.unwrap()["error"]["param"], "input[1].id");
     for (method, path) in
         [("GET", "resp_1"), ("DELETE", "resp_1"), ("POST", "resp_1/cancel"), ("GET", "%ff"), ("DELETE", "%ff")]
     {
@@ -106,6 +119,22 @@ async fn the_store_is_bounded() {
     let id = large["id"].as_str().unwrap();
     assert_eq!(server.get(&format!("{PATH}/{id}")).send().await.unwrap().status(), 404);
 
+    let mut background = json!({"input": "word ".repeat(5000), "background": true});
+    let response = server.post(PATH, &background).send().await.unwrap();
+    assert_eq!(response.json::<Value>().await.unwrap()["error"]["param"], "background");
+    // One that outgrows the store while it is generated.
+    background["input"] = "word ".repeat(1500).into();
+    background["max_output_tokens"] = 4000.into();
+    background["ignore_eos"] = true.into();
+    let begun = server.ask(PATH, background).await;
+    let path = format!("{PATH}/{}", begun["id"].as_str().unwrap());
+    server.wait_for_metric("vllm:num_requests_running", 0.0).await;
+    let mut ended = json!({"status": "in_progress"});
+    while ended["status"] == "in_progress" {
+        ended = server.get(&path).send().await.unwrap().json().await.unwrap();
+    }
+    assert_eq!((&ended["status"], &ended["error"]["code"]), (&json!("failed"), &json!("response_too_large")));
+
     let server = Server::start(&["--response-store-memory", "0"]);
     let response = server.post(PATH, &json!({"input": "hi", "background": true})).send().await.unwrap();
     assert_eq!(response.status(), 400);
@@ -133,6 +162,7 @@ async fn what_takes_too_long_fails_in_shape() {
     let [.., error, failed] = last.as_slice() else { panic!("{text}") };
     assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("request_timeout")));
     assert_eq!((&failed["type"], &failed["response"]["status"]), (&json!("response.failed"), &json!("failed")));
+    assert_eq!(failed["response"]["output"][0]["status"], "incomplete", "{failed}");
     let id = background["id"].as_str().unwrap();
     let found: Value = server.get(&format!("{PATH}/{id}")).send().await.unwrap().json().await.unwrap();
     assert_eq!((&found["status"], &found["error"]["code"]), (&json!("failed"), &json!("request_timeout")));

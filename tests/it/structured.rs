@@ -109,6 +109,44 @@ async fn every_answer_is_valid() {
     server.wait_for_metric("vllm:num_requests_running", 0.0).await;
 }
 
+/// Schemas that leave objects open: closing them where that is safe must neither refuse nor break what is valid.
+#[tokio::test]
+async fn open_schemas() {
+    let server = Server::start(&[]);
+    let object =
+        |name: &str| json!({"type": "object", "properties": {name: {"type": "integer", "minimum": 0, "maximum": 9}}});
+    let with = |mut schema: Value, more: Value| {
+        schema.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        schema
+    };
+    let need = |name: &str| with(object(name), json!({"required": [name]}));
+    let of_b = json!({"B": object("b")});
+    for (schema, status) in [
+        (json!({"type": "object", "required": ["a", "b"], "allOf": [object("a")]}), 200),
+        (json!({"allOf": [need("a"), need("b")]}), 200),
+        (json!({"$ref": "#/$defs/B", "required": ["extra"], "$defs": of_b}), 200),
+        (json!({"required": ["c"], "anyOf": [object("a"), object("b")]}), 200),
+        (json!({"anyOf": [need("a"), {"$ref": "#/$defs/B"}], "$defs": of_b}), 200),
+        (with(object("a"), json!({"const": {"a": 1, "b": 2}})), 200),
+        (need("a"), 200),
+        // Both fit an object with neither or both: what cannot be enforced is refused.
+        (json!({"oneOf": [need("a"), object("b")]}), 400),
+        (json!({"type": "object", "properties": {"who": {"oneOf": [object("a"), object("b")]}}}), 400),
+    ] {
+        for seed in 0..4 {
+            let mut body = chat("Fill in the form.");
+            (body["seed"], body["max_tokens"], body["temperature"]) = (json!(seed), json!(300), json!(1));
+            body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "form", "schema": schema}});
+            let response = server.post("/v1/chat/completions", &body).send().await.unwrap();
+            assert_eq!(response.status(), status, "{schema}");
+            let choice = response.json::<Value>().await.unwrap()["choices"][0].clone();
+            if choice["finish_reason"] == "stop" {
+                check(&schema, &serde_json::from_str(choice["message"]["content"].as_str().unwrap()).unwrap());
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn other_formats() {
     let server = Server::start(&[]);

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 /// Keywords beside which an object's properties are not all that it may have.
-const OPENING: [&str; 12] = [
+const OPENING: [&str; 14] = [
     "additionalProperties",
     "patternProperties",
     "unevaluatedProperties",
@@ -19,23 +19,53 @@ const OPENING: [&str; 12] = [
     "oneOf",
     "if",
     "not",
+    "enum",
+    "const",
+];
+/// Keywords that assert nothing about an object beside a reference or an alternative.
+const SILENT: [&str; 14] = [
+    "type",
+    "title",
+    "description",
+    "default",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$schema",
+    "$id",
+    "$comment",
+    "$defs",
+    "definitions",
+    "discriminator",
 ];
 
 /// Closes the objects of a schema.
 pub(crate) fn close(schema: &mut Map<String, Value>) {
-    // Parts that hold together must have each other's properties: leave such schemas as they are.
+    // Parts that hold together must have each other's properties, and closing one of several exclusive alternatives
+    // would make a value fit only one that fits two: leave such schemas as they are.
     if !combines(schema) {
         close_object(schema);
     }
 }
 
-/// Whether some object is described in several places.
+/// Whether some object may be described in several places. Looks everywhere, as references may lead anywhere.
 fn combines(schema: &Map<String, Value>) -> bool {
-    let has = |key: &str| schema.contains_key(key);
+    let excludes = ["oneOf", "not", "if", "dependentSchemas", "unevaluatedProperties", "$dynamicRef"];
+    let refers = ["$ref", "allOf", "anyOf"];
+    let asserts = |key: &String| !SILENT.contains(&key.as_str());
     let several = schema.get("allOf").and_then(Value::as_array).is_some_and(|parts| parts.len() > 1);
     let beside =
-        has("properties") && ["$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas"].into_iter().any(has);
-    several || beside || parts(schema).any(combines)
+        refers.iter().any(|key| schema.contains_key(*key)) && schema.keys().filter(|key| asserts(key)).count() > 1;
+    excludes.iter().any(|key| schema.contains_key(*key)) || several || beside || schema.values().any(any_combines)
+}
+
+fn any_combines(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => combines(map),
+        Value::Array(items) => items.iter().any(any_combines),
+        _ => false,
+    }
 }
 
 fn close_object(schema: &mut Map<String, Value>) {
@@ -69,15 +99,6 @@ const DIRECT: [&str; 12] = [
 const NAMED: [&str; 5] = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
 
 /// The schemas directly inside a schema; not what merely looks like one, inside an `enum` or a `default`.
-fn parts(schema: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Value>> {
-    let direct = DIRECT.iter().filter_map(|key| schema.get(*key)).flat_map(|value| match value {
-        Value::Array(list) => list.iter().collect(),
-        value => vec![value],
-    });
-    let named = NAMED.iter().filter_map(|key| schema.get(*key)?.as_object()).flat_map(Map::values);
-    direct.chain(named).filter_map(Value::as_object)
-}
-
 fn parts_mut(schema: &mut Map<String, Value>) -> impl Iterator<Item = &mut Map<String, Value>> {
     let inside = schema.iter_mut().flat_map(|(key, value)| {
         let (is_direct, is_named) = (DIRECT.contains(&key.as_str()), NAMED.contains(&key.as_str()));
@@ -123,6 +144,14 @@ mod tests {
             json!({"properties": {"a": {}}, "minProperties": 2}),
             json!({"properties": {"a": {}}, "additionalProperties": true}),
             json!({"properties": {"a": {}}, "anyOf": [open()]}),
+            json!({"properties": {"a": {}}, "const": {"a": 1, "b": 2}}),
+            json!({"required": ["c"], "anyOf": [open(), open()]}),
+            json!({"minProperties": 2, "anyOf": [open()]}),
+            json!({"required": ["a", "b"], "allOf": [open()]}),
+            json!({"$ref": "#/$defs/x", "required": ["extra"], "$defs": {"x": open()}}),
+            json!({"$ref": "#/x/y", "x": {"y": {"allOf": [open(), open()]}}}),
+            json!({"oneOf": [open(), open()]}),
+            json!({"properties": {"who": {"oneOf": [open(), open()]}}}),
             json!({"allOf": [open(), {"$ref": "#/$defs/x"}], "$defs": {"x": open()}}),
             json!({"items": {"properties": {"b": {}}, "$ref": "#/$defs/x"}, "$defs": {"x": open()}}),
         ] {

@@ -48,7 +48,7 @@ impl FromJson for CompletionRequest {
 
 impl FromJson for ResponsesRequest {
     fn from_json(body: &[u8]) -> Result<Self, FieldError> {
-        Ok(Self { sampling: read(body)?, ..read(body)? })
+        Ok(Self { sampling: read(body)?, format: read(body)?, unsupported: read(body)?, ..read(body)? })
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{ChatTokenLogprob, SamplingFields};
+use crate::{ChatTokenLogprob, FormatFields, SamplingFields, UnsupportedFields};
 
 /// A request for a response.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -41,9 +41,8 @@ pub struct ResponsesRequest {
     pub reasoning: Option<ResponsesReasoning>,
     /// Only "disabled".
     pub truncation: Option<String>,
-    /// Returned as it came.
-    #[schema(value_type = Option<BTreeMap<String, String>>)]
-    pub metadata: Option<BTreeMap<String, Value>>,
+    /// Returned as it came: up to 16 texts of 512 characters, under names of 64.
+    pub metadata: Option<BTreeMap<String, String>>,
     /// Returned as it came.
     pub user: Option<String>,
     /// More variables for the chat template.
@@ -54,9 +53,21 @@ pub struct ResponsesRequest {
     pub conversation: Option<Value>,
     /// Refused: prompts are not kept here.
     pub prompt: Option<Value>,
+    /// Refused: its name here is `max_output_tokens`.
+    pub max_tokens: Option<Value>,
+    /// Refused: its name here is `max_output_tokens`.
+    pub max_completion_tokens: Option<Value>,
+    /// Only `["text"]`.
+    pub modalities: Option<Vec<String>>,
     /// How tokens are chosen.
     #[serde(flatten, skip_deserializing)]
     pub sampling: SamplingFields,
+    /// What else the answer must look like; `response_format` is refused, its name here is `text.format`.
+    #[serde(flatten, skip_deserializing)]
+    pub format: FormatFields,
+    /// Refused.
+    #[serde(flatten, skip_deserializing)]
+    pub unsupported: UnsupportedFields,
 }
 
 /// A text, or items.
@@ -202,8 +213,7 @@ pub struct ResponseObject {
     /// "disabled"
     pub truncation: String,
     /// As in the request.
-    #[schema(value_type = BTreeMap<String, String>)]
-    pub metadata: BTreeMap<String, Value>,
+    pub metadata: BTreeMap<String, String>,
     /// As in the request.
     pub user: Option<String>,
     /// Token counts; null until it is completed.

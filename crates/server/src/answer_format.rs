@@ -228,7 +228,7 @@ async fn compile(
     param: &'static str,
     format: AnswerFormat,
 ) -> Result<CompiledGrammar, ApiError> {
-    let invalid = |error: GrammarError| ApiError::invalid(param, error.to_string());
+    let invalid = |error: GrammarError| ApiError::invalid(param, format!("cannot be enforced: {error}"));
     if serving.grammars.get().is_none() {
         // What all grammars share is made once, however long it takes.
         let shared = Arc::clone(serving);

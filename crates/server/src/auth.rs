@@ -18,7 +18,7 @@ type KeyHash = [u8; 32];
 pub struct ApiKeys(Vec<KeyHash>);
 
 /// Who sends a request; requests of different clients never share cached blocks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ClientKey(pub Option<KeyHash>);
 
 impl ApiKeys {

@@ -260,6 +260,11 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// What a client sent, as an error may repeat it.
+pub fn echo(text: &str) -> String {
+    shorten(text, MAX_ECHO)
+}
+
 /// Cuts a text at a character border.
 fn shorten(text: &str, max_bytes: usize) -> String {
     if text.len() <= max_bytes {

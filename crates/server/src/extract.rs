@@ -19,7 +19,19 @@ const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct ApiJson<T>(pub T);
 
+/// As [`ApiJson`], with the length of the body in bytes, for routes that have more to do with it.
+#[derive(Debug)]
+pub struct SizedJson<T>(pub T, pub usize);
+
 impl<T: FromJson + Send + 'static> FromRequest<AppState> for ApiJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        SizedJson::from_request(request, state).await.map(|SizedJson(value, _)| Self(value))
+    }
+}
+
+impl<T: FromJson + Send + 'static> FromRequest<AppState> for SizedJson<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
@@ -36,12 +48,13 @@ impl<T: FromJson + Send + 'static> FromRequest<AppState> for ApiJson<T> {
                 ApiError::bad_request("The request body could not be read.")
             }
         })?;
-        if body.len() <= SMALL_WORK {
-            return Ok(Self(T::from_json(&body)?));
+        let num_bytes = body.len();
+        if num_bytes <= SMALL_WORK {
+            return Ok(Self(T::from_json(&body)?, num_bytes));
         }
         // A large body takes a while and memory: off the async threads, a few at a time.
         let request = state.heavy(move || T::from_json(&body)).await??;
-        Ok(Self(request))
+        Ok(Self(request, num_bytes))
     }
 }
 

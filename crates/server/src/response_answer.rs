@@ -6,7 +6,8 @@ use moesaic_protocol::{
     ChatTokenLogprob, FinishReason, IncompleteDetails, InputTokensDetails, ItemStatus, OutputItem, OutputPart,
     OutputTokensDetails, ResponseError, ResponseObject, ResponseStatus, ResponseUsage, Usage,
 };
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::auth::ClientKey;
 use crate::chat_answer::ChatAnswer;
@@ -14,6 +15,7 @@ use crate::error::ApiError;
 use crate::event_stream::StreamedAnswer;
 use crate::generation::{Delta, Generation};
 use crate::routes::unix_now;
+use crate::sse;
 use crate::state::AppState;
 use crate::validate::ValidSampling;
 
@@ -41,8 +43,41 @@ pub struct Keep {
     pub add_items: fn(&[OutputItem], &mut Vec<Value>),
 }
 
-/// A change, for the events of a stream: kind and content.
-type Change = (&'static str, Value);
+/// An event of a stream. Typed, because `Value` would write f32 numbers with the digits of f64.
+#[derive(Debug, Default, Serialize)]
+struct Change {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    sequence_number: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_index: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_index: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item: Option<OutputItem>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<OutputPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delta: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<ChatTokenLogprob>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<ResponseObject>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    param: Option<String>,
+}
 
 impl ResponseAnswer {
     /// `chat`: the same answer as a chat completion; `response`: as it stands at its beginning.
@@ -55,12 +90,12 @@ impl ResponseAnswer {
         &self.response
     }
 
-    /// Keeps the response as it stands.
-    pub fn keep(&self) {
-        let Some(keep) = &self.keep else { return };
+    /// Keeps the response as it stands. Whether there was room for it.
+    pub fn keep(&self) -> bool {
+        let Some(keep) = &self.keep else { return false };
         let mut conversation = keep.conversation.clone();
         (keep.add_items)(&self.response.output, &mut conversation);
-        keep.state.responses.put(keep.client, &self.response, &conversation);
+        keep.state.responses.put(keep.client, &self.response, &conversation)
     }
 
     /// Generates to the end.
@@ -97,6 +132,7 @@ impl ResponseAnswer {
     }
 
     fn fail(&mut self, error: &ApiError) {
+        self.close(ItemStatus::Incomplete, &mut Vec::new());
         let body = error.to_body().error;
         let code = body.code.unwrap_or_else(|| "server_error".to_owned());
         self.response.error = Some(ResponseError { code, message: body.message });
@@ -145,7 +181,8 @@ impl ResponseAnswer {
 
     fn open(&mut self, item: OutputItem, changes: &mut Vec<Change>) {
         let index = self.response.output.len();
-        changes.push(("response.output_item.added", json!({"output_index": index, "item": item})));
+        let (kind, added) = ("response.output_item.added", Some(item.clone()));
+        changes.push(Change { kind, output_index: Some(index), item: added, ..Change::default() });
         self.response.output.push(item);
         self.is_open = true;
     }
@@ -163,9 +200,7 @@ impl ResponseAnswer {
             (item, OutputPart::OutputText { text: String::new(), annotations, logprobs })
         };
         self.open(item, changes);
-        let mut added = self.place();
-        added["part"] = json!(part);
-        changes.push(("response.content_part.added", added));
+        changes.push(Change { part: Some(part.clone()), ..self.change("response.content_part.added") });
         if let Some(OutputItem::Reasoning { content, .. } | OutputItem::Message { content, .. }) =
             self.response.output.last_mut()
         {
@@ -174,9 +209,8 @@ impl ResponseAnswer {
     }
 
     fn add_text(&mut self, text: &str, new_logprobs: Vec<ChatTokenLogprob>, changes: &mut Vec<Change>) {
-        let mut change = self.place();
-        change["delta"] = text.into();
-        let kind = match self.response.output.last_mut().expect("text belongs to an item") {
+        let mut change = Change { delta: Some(text.to_owned()), ..self.change("") };
+        change.kind = match self.response.output.last_mut().expect("text belongs to an item") {
             OutputItem::FunctionCall { arguments, .. } => {
                 arguments.push_str(text);
                 "response.function_call_arguments.delta"
@@ -189,63 +223,66 @@ impl ResponseAnswer {
                     }
                     OutputPart::OutputText { text: whole, logprobs, .. } => {
                         whole.push_str(text);
-                        change["logprobs"] = json!(new_logprobs);
-                        logprobs.extend(new_logprobs);
+                        logprobs.extend_from_slice(&new_logprobs);
+                        change.logprobs = Some(new_logprobs);
                         "response.output_text.delta"
                     }
                 }
             }
         };
-        changes.push((kind, change));
+        changes.push(change);
     }
 
     fn close(&mut self, end: ItemStatus, changes: &mut Vec<Change>) {
         if !std::mem::take(&mut self.is_open) {
             return;
         }
-        let place = self.place();
-        let done = |more: Value| {
-            let mut done = place.clone();
-            done.as_object_mut().expect("made as an object").extend(more.as_object().cloned().unwrap_or_default());
-            done
-        };
-        let index = self.response.output.len() - 1;
-        let item = &mut self.response.output[index];
+        let (done, part_done) = (self.change(""), self.change("response.content_part.done"));
+        let item = self.response.output.last_mut().expect("an open item is there");
         match item {
             OutputItem::FunctionCall { arguments, name, status, .. } => {
                 *status = end;
-                let whole = json!({"arguments": arguments, "name": name});
-                changes.push(("response.function_call_arguments.done", done(whole)));
+                let kind = "response.function_call_arguments.done";
+                let (arguments, name) = (Some(arguments.clone()), Some(name.clone()));
+                changes.push(Change { kind, arguments, name, ..done });
             }
             OutputItem::Reasoning { content, status, .. } | OutputItem::Message { content, status, .. } => {
                 *status = end;
-                let part = &content[0];
-                changes.push(match part {
-                    OutputPart::ReasoningText { text } => ("response.reasoning_text.done", done(json!({"text": text}))),
+                let part = content[0].clone();
+                changes.push(match part.clone() {
+                    OutputPart::ReasoningText { text } => {
+                        Change { kind: "response.reasoning_text.done", text: Some(text), ..done }
+                    }
                     OutputPart::OutputText { text, logprobs, .. } => {
-                        ("response.output_text.done", done(json!({"text": text, "logprobs": logprobs})))
+                        let kind = "response.output_text.done";
+                        Change { kind, text: Some(text), logprobs: Some(logprobs), ..done }
                     }
                 });
-                changes.push(("response.content_part.done", done(json!({"part": part}))));
+                changes.push(Change { part: Some(part), ..part_done });
             }
         }
-        changes.push(("response.output_item.done", json!({"output_index": index, "item": item})));
+        let (kind, item) = ("response.output_item.done", Some(item.clone()));
+        let output_index = Some(self.response.output.len() - 1);
+        changes.push(Change { kind, output_index, item, ..Change::default() });
     }
 
-    /// Where in the output the open item is.
-    fn place(&self) -> Value {
+    /// A change of the last item.
+    fn change(&self, kind: &'static str) -> Change {
         let index = self.response.output.len() - 1;
-        match &self.response.output[index] {
-            OutputItem::FunctionCall { id, .. } => json!({"item_id": id, "output_index": index}),
-            OutputItem::Reasoning { id, .. } | OutputItem::Message { id, .. } => {
-                json!({"item_id": id, "output_index": index, "content_index": 0})
-            }
-        }
+        let (id, content_index) = match &self.response.output[index] {
+            OutputItem::FunctionCall { id, .. } => (id, None),
+            OutputItem::Reasoning { id, .. } | OutputItem::Message { id, .. } => (id, Some(0)),
+        };
+        Change { kind, item_id: Some(id.clone()), output_index: Some(index), content_index, ..Change::default() }
     }
 
-    fn event(&mut self, (kind, content): Change) -> Event {
+    fn event(&mut self, change: Change) -> Event {
         self.num_events += 1;
-        event(kind, content, self.num_events - 1)
+        event(change, self.num_events - 1)
+    }
+
+    fn whole_response(&self, kind: &'static str) -> Change {
+        Change { kind, response: Some(self.response.clone()), ..Change::default() }
     }
 }
 
@@ -253,10 +290,9 @@ fn item_id(prefix: &str) -> String {
     format!("{prefix}_{}", uuid::Uuid::new_v4().simple())
 }
 
-fn event(kind: &str, mut content: Value, sequence_number: u64) -> Event {
-    content["type"] = kind.into();
-    content["sequence_number"] = sequence_number.into();
-    Event::default().event(kind).data(content.to_string())
+fn event(change: Change, sequence_number: u64) -> Event {
+    let change = Change { sequence_number, ..change };
+    sse::named(change.kind, &change)
 }
 
 fn counts(usage: Usage) -> ResponseUsage {
@@ -281,7 +317,7 @@ impl StreamedAnswer for ResponseAnswer {
 
     fn opening(&self, _usage: Usage) -> Vec<Event> {
         let events = ["response.created", "response.in_progress"].into_iter().zip(0..);
-        events.map(|(kind, number)| event(kind, json!({"response": self.response}), number)).collect()
+        events.map(|(kind, number)| event(self.whole_response(kind), number)).collect()
     }
 
     fn chunks(&mut self, delta: Delta, _usage: Option<Usage>) -> Vec<Event> {
@@ -291,13 +327,17 @@ impl StreamedAnswer for ResponseAnswer {
     fn closing(&mut self, usage: Usage) -> Vec<Event> {
         self.complete(usage);
         let kind = if self.ended_at_limit { "response.incomplete" } else { "response.completed" };
-        vec![self.event((kind, json!({"response": self.response})))]
+        let last = self.whole_response(kind);
+        vec![self.event(last)]
     }
 
     fn failure(&mut self, error: &ApiError) -> Vec<Event> {
         self.fail(error);
         let body = error.to_body().error;
-        let what = json!({"code": body.code, "message": body.message, "param": body.param});
-        vec![self.event(("error", what)), self.event(("response.failed", json!({"response": self.response})))]
+        let kind = "error";
+        let what =
+            Change { kind, code: body.code, message: Some(body.message), param: body.param, ..Change::default() };
+        let last = self.whole_response("response.failed");
+        vec![self.event(what), self.event(last)]
     }
 }

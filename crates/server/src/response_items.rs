@@ -3,7 +3,7 @@
 use moesaic_protocol::{InputItem, ItemPart, ItemText, OutputItem};
 use serde_json::{Value, json};
 
-use crate::error::ApiError;
+use crate::error::{ApiError, echo};
 
 /// Adds an item of a request to chat messages. `path` names it in errors.
 ///
@@ -63,7 +63,7 @@ pub fn add_item(item: InputItem, path: &str, messages: &mut Vec<Value>) -> Resul
             messages.push(json!({"role": "tool", "tool_call_id": id, "content": output}));
         }
         kind => {
-            let message = format!("items of type {kind:?} are not supported here");
+            let message = format!("items of type {:?} are not supported here", echo(kind));
             return Err(ApiError::invalid(format!("{path}.type"), message));
         }
     }
@@ -90,7 +90,7 @@ fn text(content: ItemText, path: &str) -> Result<String, ApiError> {
             (Some(part), _) => whole.push_str(&part),
             (None, true) => return Err(ApiError::invalid(format!("{path}[{index}].text"), "is required")),
             (None, false) => {
-                let message = format!("parts of type {kind:?} are not supported here");
+                let message = format!("parts of type {:?} are not supported here", echo(&kind));
                 return Err(ApiError::invalid(format!("{path}[{index}].type"), message));
             }
         }

@@ -1,9 +1,9 @@
 //! Responses that clients may come back to: in memory, bounded, gone with the process.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use moesaic_protocol::{OutputItem, ResponseObject, ResponseStatus};
+use moesaic_protocol::{OutputItem, ResponseError, ResponseObject, ResponseStatus};
 use serde_json::Value;
 use tokio::task::AbortHandle;
 
@@ -19,35 +19,47 @@ pub struct ResponseStore {
 #[derive(Debug, Default)]
 struct Inner {
     entries: HashMap<String, Entry>,
-    /// Oldest first.
-    order: VecDeque<String>,
+    /// JSON of the items of all responses, by their ids.
+    items: HashMap<String, (ClientKey, Arc<str>)>,
+    shares: HashMap<ClientKey, Share>,
     num_bytes: usize,
+}
+
+/// What one client holds.
+#[derive(Debug, Default)]
+struct Share {
+    num_bytes: usize,
+    /// Ids, oldest first.
+    order: VecDeque<String>,
 }
 
 #[derive(Debug)]
 struct Entry {
     client: ClientKey,
-    response: String,
-    conversation: String,
-    /// Of a response in the background.
+    response: Arc<str>,
+    conversation: Arc<str>,
+    item_ids: Vec<String>,
+    num_bytes: usize,
+    /// Of a response in the background that is not done.
     task: Option<AbortHandle>,
+    is_running: bool,
 }
 
-/// Bytes that an entry takes beside its text.
+/// Bytes that an entry takes beside its text, and each of its items.
 const OVERHEAD: usize = 512;
 
-impl Entry {
-    fn num_bytes(&self) -> usize {
-        OVERHEAD + self.response.len() + self.conversation.len()
-    }
-
-    fn response(&self) -> ResponseObject {
-        serde_json::from_str(&self.response).expect("written from the same type")
-    }
+fn json<T: serde::Serialize + ?Sized>(value: &T) -> Arc<str> {
+    serde_json::to_string(value).expect("wire types always serialise").into()
 }
 
-fn json(response: &ResponseObject) -> String {
-    serde_json::to_string(response).expect("wire types always serialise")
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    serde_json::from_str(text).expect("written from the same type")
+}
+
+fn id_of(item: &OutputItem) -> &str {
+    let (OutputItem::Reasoning { id, .. } | OutputItem::Message { id, .. } | OutputItem::FunctionCall { id, .. }) =
+        item;
+    id
 }
 
 impl ResponseStore {
@@ -56,62 +68,83 @@ impl ResponseStore {
         Self { max_bytes, inner: Mutex::default() }
     }
 
-    /// Keeps a response and the conversation up to its end, in the place of what was kept under its id. The oldest
-    /// make room. The end of a response in the background counts only while its beginning is kept.
-    pub fn put(&self, client: ClientKey, response: &ResponseObject, conversation: &[Value]) {
-        let conversation = serde_json::to_string(conversation).expect("JSON always serialises");
-        let entry = Entry { client, response: json(response), conversation, task: None };
+    /// Keeps a response and the conversation up to its end, in the place of what was kept under its id. The oldest of
+    /// the client that holds most make room; what is being generated stays. Whether it is kept now.
+    ///
+    /// The end of a response in the background counts only while its beginning is kept; one that has grown too large
+    /// is kept as failed.
+    pub fn put(&self, client: ClientKey, response: &ResponseObject, conversation: &[Value]) -> bool {
+        let is_running = response.background && response.status == ResponseStatus::InProgress;
+        let is_end = response.background && !is_running;
+        if is_end && !self.lock().end(client, &response.id) {
+            return false;
+        }
+        if self.insert(client, response, conversation, is_running) {
+            return true;
+        }
+        if is_end {
+            let error = ResponseError {
+                code: "response_too_large".to_owned(),
+                message: "The response is larger than what may be kept.".to_owned(),
+            };
+            let (status, output) = (ResponseStatus::Failed, Vec::new());
+            let stub = ResponseObject { status, output, error: Some(error), ..response.clone() };
+            self.insert(client, &stub, &[], false);
+        }
+        false
+    }
+
+    fn insert(&self, client: ClientKey, response: &ResponseObject, conversation: &[Value], is_running: bool) -> bool {
+        let items: Vec<(String, Arc<str>)> =
+            response.output.iter().map(|item| (id_of(item).to_owned(), json(item))).collect();
+        let (text, conversation) = (json(response), json(conversation));
+        let num_bytes = OVERHEAD
+            + text.len()
+            + conversation.len()
+            + items.iter().map(|(id, item)| OVERHEAD + id.len() + item.len()).sum::<usize>();
         let mut inner = self.lock();
-        if response.background && response.status != ResponseStatus::InProgress {
-            match inner.entries.get_mut(&response.id) {
-                // This very task is about to end: it must not be aborted for its own result.
-                Some(begun) if begun.response().status == ResponseStatus::InProgress => begun.task = None,
-                _ => return,
-            }
-        }
         inner.remove(&response.id);
-        if entry.num_bytes() > self.max_bytes {
-            return;
+        if !inner.make_room(self.max_bytes, num_bytes) {
+            return false;
         }
-        inner.num_bytes += entry.num_bytes();
+        inner.num_bytes += num_bytes;
+        let share = inner.shares.entry(client).or_default();
+        share.num_bytes += num_bytes;
+        share.order.push_back(response.id.clone());
+        let item_ids = items.iter().map(|(id, _)| id.clone()).collect();
+        inner.items.extend(items.into_iter().map(|(id, item)| (id, (client, item))));
+        let entry = Entry { client, response: text, conversation, item_ids, num_bytes, task: None, is_running };
         inner.entries.insert(response.id.clone(), entry);
-        inner.order.push_back(response.id.clone());
-        while inner.num_bytes > self.max_bytes {
-            let oldest = inner.order.front().cloned().expect("bytes are held by entries");
-            inner.remove(&oldest);
-        }
+        true
     }
 
     /// Notes the task that generates a response, for its end to be possible.
     pub fn set_task(&self, id: &str, task: AbortHandle) {
-        if let Some(entry) = self.lock().entries.get_mut(id) {
+        if let Some(entry) = self.lock().entries.get_mut(id).filter(|entry| entry.is_running) {
             entry.task = Some(task);
         }
     }
 
     /// A client's own response.
     pub fn get(&self, client: ClientKey, id: &str) -> Option<ResponseObject> {
-        Some(self.lock().entry(client, id)?.response())
+        let text = Arc::clone(&self.lock().entry(client, id)?.response);
+        Some(read(&text))
     }
 
-    /// A client's own response and the conversation up to it.
+    /// How a client's own response stands, and the conversation up to it.
     pub fn conversation(&self, client: ClientKey, id: &str) -> Option<(ResponseStatus, Vec<Value>)> {
-        let inner = self.lock();
-        let entry = inner.entry(client, id)?;
-        let messages = serde_json::from_str(&entry.conversation).expect("written from the same type");
-        Some((entry.response().status, messages))
+        let (response, conversation) = {
+            let inner = self.lock();
+            let entry = inner.entry(client, id)?;
+            (Arc::clone(&entry.response), Arc::clone(&entry.conversation))
+        };
+        Some((read::<ResponseObject>(&response).status, read(&conversation)))
     }
 
-    /// An item of a client's own responses.
-    pub fn item(&self, client: ClientKey, id: &str) -> Option<OutputItem> {
+    /// An item of a client's own responses, as JSON.
+    pub fn item(&self, client: ClientKey, id: &str) -> Option<Arc<str>> {
         let inner = self.lock();
-        let own = inner.entries.values().filter(|entry| entry.client == client && entry.response.contains(id));
-        own.flat_map(|entry| entry.response().output).find(|item| {
-            let (OutputItem::Reasoning { id: own, .. }
-            | OutputItem::Message { id: own, .. }
-            | OutputItem::FunctionCall { id: own, .. }) = item;
-            own == id
-        })
+        inner.items.get(id).filter(|(owner, _)| *owner == client).map(|(_, item)| Arc::clone(item))
     }
 
     /// Forgets a client's own response, and ends it if it is still being generated. Whether there was one.
@@ -126,23 +159,18 @@ impl ResponseStore {
 
     /// Ends a client's own response if it is still being generated in the background.
     pub fn cancel(&self, client: ClientKey, id: &str) -> Option<ResponseObject> {
-        let mut inner = self.lock();
-        let mut response = inner.entry(client, id)?.response();
-        if response.status == ResponseStatus::InProgress {
-            response.status = ResponseStatus::Cancelled;
-            let entry = inner.entries.get_mut(id)?;
-            if let Some(task) = entry.task.take() {
-                task.abort();
-            }
-            let before = entry.num_bytes();
-            entry.response = json(&response);
-            let after = entry.num_bytes();
-            inner.num_bytes = inner.num_bytes - before + after;
+        let mut response = self.get(client, id)?;
+        let was_running = self.lock().end(client, id);
+        if !was_running {
+            return self.get(client, id);
         }
+        let conversation = self.conversation(client, id).map(|(_, conversation)| conversation).unwrap_or_default();
+        response.status = ResponseStatus::Cancelled;
+        self.insert(client, &response, &conversation, false);
         Some(response)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("nothing panics while it holds the lock")
     }
 }
@@ -152,11 +180,47 @@ impl Inner {
         self.entries.get(id).filter(|entry| entry.client == client)
     }
 
+    /// Ends a response that is being generated: whoever calls it first says how. Whether it was being generated.
+    fn end(&mut self, client: ClientKey, id: &str) -> bool {
+        let Some(entry) = self.entries.get_mut(id).filter(|entry| entry.client == client && entry.is_running) else {
+            return false;
+        };
+        entry.is_running = false;
+        if let Some(task) = entry.task.take() {
+            // A task that ends its own response has nothing left to wait for, so this does not reach it.
+            task.abort();
+        }
+        true
+    }
+
+    fn make_room(&mut self, max_bytes: usize, wanted: usize) -> bool {
+        while self.num_bytes + wanted > max_bytes {
+            let is_done = |id: &&String| self.entries.get(*id).is_some_and(|entry| !entry.is_running);
+            let oldest_done = |share: &Share| share.order.iter().find(is_done).cloned();
+            let mut shares: Vec<&Share> = self.shares.values().collect();
+            shares.sort_by_key(|share| std::cmp::Reverse(share.num_bytes));
+            let Some(id) = shares.into_iter().find_map(oldest_done).filter(|_| wanted <= max_bytes) else {
+                return false;
+            };
+            self.remove(&id);
+        }
+        true
+    }
+
     /// What nobody can come back to need not be generated.
     fn remove(&mut self, id: &str) {
         let Some(entry) = self.entries.remove(id) else { return };
-        self.num_bytes -= entry.num_bytes();
-        self.order.retain(|other| other != id);
+        self.num_bytes -= entry.num_bytes;
+        for item in &entry.item_ids {
+            self.items.remove(item);
+        }
+        if let Some(share) = self.shares.get_mut(&entry.client) {
+            share.num_bytes -= entry.num_bytes;
+            share.order.retain(|other| other != id);
+            if share.order.is_empty() {
+                self.shares.remove(&entry.client);
+            }
+        }
         if let Some(task) = entry.task {
             task.abort();
         }
@@ -167,28 +231,75 @@ impl Inner {
 mod tests {
     use super::*;
 
+    const ANN: ClientKey = ClientKey(Some([1; 32]));
+    const BOB: ClientKey = ClientKey(Some([2; 32]));
+
     fn response(id: &str) -> ResponseObject {
-        ResponseObject { id: id.to_owned(), ..ResponseObject::default() }
+        ResponseObject { id: id.to_owned(), status: ResponseStatus::Completed, ..ResponseObject::default() }
+    }
+
+    fn running(id: &str) -> ResponseObject {
+        ResponseObject { background: true, status: ResponseStatus::InProgress, ..response(id) }
+    }
+
+    fn one() -> usize {
+        json(&running("resp_0")).len() + OVERHEAD + 2
     }
 
     #[test]
     fn the_oldest_make_room_and_tenants_do_not_meet() {
-        let (ann, bob) = (ClientKey(Some([1; 32])), ClientKey(Some([2; 32])));
-        let one = json(&response("resp_0")).len() + OVERHEAD + 2;
-        let store = ResponseStore::new(3 * one + one / 2);
+        let store = ResponseStore::new(3 * one() + one() / 2);
         for index in 0..5 {
-            store.put(ann, &response(&format!("resp_{index}")), &[]);
+            assert!(store.put(ANN, &response(&format!("resp_{index}")), &[]));
             assert!(store.lock().num_bytes <= store.max_bytes);
         }
-        let found: Vec<bool> = (0..5).map(|index| store.get(ann, &format!("resp_{index}")).is_some()).collect();
+        let found: Vec<bool> = (0..5).map(|index| store.get(ANN, &format!("resp_{index}")).is_some()).collect();
         assert_eq!(found, [false, false, true, true, true]);
-        assert!(store.get(bob, "resp_4").is_none() && !store.delete(bob, "resp_4"));
-        assert!(store.cancel(bob, "resp_4").is_none() && store.conversation(bob, "resp_4").is_none());
-        store.put(ann, &response("resp_4"), &[]);
-        assert!(store.delete(ann, "resp_4") && !store.delete(ann, "resp_4"));
-        assert_eq!(store.lock().num_bytes, 2 * one);
-        let too_large = vec![Value::from("x".repeat(10 * one))];
-        store.put(ann, &response("resp_9"), &too_large);
-        assert!(store.get(ann, "resp_9").is_none() && store.get(ann, "resp_3").is_some());
+        assert!(store.get(BOB, "resp_4").is_none() && !store.delete(BOB, "resp_4"));
+        assert!(store.cancel(BOB, "resp_4").is_none() && store.conversation(BOB, "resp_4").is_none());
+        store.put(ANN, &response("resp_4"), &[]);
+        assert!(store.delete(ANN, "resp_4") && !store.delete(ANN, "resp_4"));
+        let too_large = vec![Value::from("x".repeat(10 * one()))];
+        assert!(!store.put(ANN, &response("resp_9"), &too_large));
+        assert!(store.get(ANN, "resp_9").is_none() && store.get(ANN, "resp_3").is_some());
+        for index in 0..5 {
+            store.delete(ANN, &format!("resp_{index}"));
+        }
+        let inner = store.lock();
+        assert_eq!((inner.num_bytes, inner.shares.len(), inner.items.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn one_client_cannot_crowd_out_another_nor_what_is_running() {
+        let store = ResponseStore::new(4 * one());
+        assert!(store.put(ANN, &response("a"), &[]) && store.put(BOB, &running("running"), &[]));
+        for index in 0..9 {
+            assert!(store.put(BOB, &response(&format!("b{index}")), &[]));
+        }
+        assert!(store.get(ANN, "a").is_some() && store.get(BOB, "running").is_some() && store.get(BOB, "b8").is_some());
+        let full = ResponseStore::new(2 * one());
+        assert!(full.put(ANN, &running("x"), &[]) && full.put(ANN, &running("y"), &[]));
+        assert!(!full.put(ANN, &running("z"), &[]), "nothing may make room");
+    }
+
+    #[test]
+    fn a_background_response_ends_once() {
+        let store = ResponseStore::new(3 * one());
+        let done = |id: &str| ResponseObject { background: true, ..response(id) };
+        assert!(!store.put(ANN, &done("never begun"), &[]));
+        store.put(ANN, &running("a"), &[]);
+        assert_eq!(store.cancel(ANN, "a").unwrap().status, ResponseStatus::Cancelled);
+        assert!(!store.put(ANN, &done("a"), &[]), "it was cancelled before");
+        assert_eq!(store.get(ANN, "a").unwrap().status, ResponseStatus::Cancelled);
+        store.put(ANN, &running("b"), &[]);
+        assert!(store.put(ANN, &done("b"), &[]));
+        assert_eq!(store.cancel(ANN, "b").unwrap().status, ResponseStatus::Completed);
+        store.put(ANN, &running("c"), &[]);
+        assert!(!store.put(ANN, &done("c"), &[Value::from("x".repeat(10 * one()))]));
+        let failed = store.get(ANN, "c").unwrap();
+        assert_eq!(
+            (failed.status, failed.error.unwrap().code.as_str()),
+            (ResponseStatus::Failed, "response_too_large")
+        );
     }
 }

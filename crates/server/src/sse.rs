@@ -16,7 +16,16 @@ pub fn done() -> Event {
 
 /// One JSON event.
 pub fn json(value: &impl Serialize) -> Event {
-    Event::default().data(serde_json::to_string(value).expect("wire types always serialise"))
+    with_json(Event::default(), value)
+}
+
+/// One JSON event of a name, which stands before its data as in the APIs that name their events.
+pub fn named(name: &str, value: &impl Serialize) -> Event {
+    with_json(Event::default().event(name), value)
+}
+
+fn with_json(event: Event, value: &impl Serialize) -> Event {
+    event.data(serde_json::to_string(value).expect("wire types always serialise"))
 }
 
 /// The response. Comments keep it alive through proxies while there is nothing to say.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use moesaic_chat::{AnswerFormat, CallRules, Otherwise};
-use moesaic_protocol::{ChatRequest, FunctionSpec};
+use moesaic_protocol::{ChatMessage, ChatRequest, FunctionSpec, Role};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -79,9 +79,17 @@ impl ToolSettings {
         Ok(Some(Self { for_prompt, callable, required, parallel: parallel && !legacy, legacy }))
     }
 
-    /// Whether the request has tools at all.
-    pub fn are_given(request: &ChatRequest) -> bool {
-        [&request.tools, &request.functions].into_iter().flatten().any(|tools| !tools.is_empty())
+    /// Whether a request that allows no call makes one likely: it names tools, or calls were made before.
+    pub fn invite_calls(request: &ChatRequest) -> bool {
+        let is_call = |message: &ChatMessage| {
+            matches!(message.role, Role::Tool | Role::Function)
+                || message.tool_calls.is_some()
+                || message.function_call.is_some()
+        };
+        request.tools.is_some()
+            || request.functions.is_some()
+            || request.tool_choice.is_some()
+            || request.messages.iter().any(is_call)
     }
 
     /// Names of the functions that may be called.

@@ -70,8 +70,8 @@ pub async fn begin(
         thinking_budget: request.thinking_token_budget,
     };
     rules.check(&options, &serving.markers)?;
-    if rules.tools.is_none() && ToolSettings::are_given(request) {
-        // "none" is a promise too. The prompt holds no tools, but a conversation with calls invites more.
+    if rules.tools.is_none() && ToolSettings::invite_calls(request) {
+        // No tool is a promise too.
         let openings =
             [Marker::CallsOpen, Marker::CallOpen].into_iter().filter_map(|marker| serving.markers.id(marker));
         options.params.logit_bias.extend(openings.map(|id| (id, f32::NEG_INFINITY)));

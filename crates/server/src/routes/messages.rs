@@ -15,9 +15,9 @@ use serde_json::{Map, Value, json};
 
 use super::chat_completions;
 use crate::auth::ClientKey;
-use crate::error::ApiError;
+use crate::error::{ApiError, echo};
 use crate::event_stream;
-use crate::extract::ApiJson;
+use crate::extract::SizedJson;
 use crate::message_answer::MessageAnswer;
 use crate::request_id::RequestId;
 use crate::state::AppState;
@@ -43,14 +43,14 @@ pub async fn messages(
     State(state): State<AppState>,
     Extension(client): Extension<ClientKey>,
     Extension(RequestId(id)): Extension<RequestId>,
-    ApiJson(request): ApiJson<MessagesRequest>,
+    SizedJson(request, num_bytes): SizedJson<MessagesRequest>,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     if request.max_tokens.is_none() {
         return Err(ApiError::invalid("max_tokens", "is required"));
     }
-    let (answer, generation) =
-        chat_completions::begin(&state, client, id.clone(), arrived, &chat_request(request)?).await?;
+    let chat = state.work(num_bytes, move || chat_request(request)).await??;
+    let (answer, generation) = chat_completions::begin(&state, client, id.clone(), arrived, &chat).await?;
     let streams = answer.sampling.stream;
     let answer = MessageAnswer::new(format!("msg_{id}"), answer);
     if streams {
@@ -67,9 +67,10 @@ pub async fn messages(
 ))]
 pub async fn count_tokens(
     State(state): State<AppState>,
-    ApiJson(request): ApiJson<MessagesRequest>,
+    SizedJson(request, num_bytes): SizedJson<MessagesRequest>,
 ) -> Result<Json<TokenCount>, ApiError> {
-    let prompt = chat_completions::prompt(&state, &chat_request(request)?).await?;
+    let chat = state.work(num_bytes, move || chat_request(request)).await??;
+    let prompt = chat_completions::prompt(&state, &chat).await?;
     Ok(Json(TokenCount { input_tokens: prompt.len() as u32 }))
 }
 
@@ -163,7 +164,7 @@ fn chat_request(request: MessagesRequest) -> Result<ChatRequest, ApiError> {
 }
 
 fn unsupported(path: &str, index: usize, kind: &str) -> ApiError {
-    ApiError::invalid(format!("{path}[{index}]"), format!("blocks of type {kind:?} are not supported here"))
+    ApiError::invalid(format!("{path}[{index}]"), format!("blocks of type {:?} are not supported here", echo(kind)))
 }
 
 /// The text of content that may hold nothing else.

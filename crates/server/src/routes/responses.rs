@@ -1,23 +1,24 @@
 //! `/v1/responses`: translated to a chat request and back.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use moesaic_protocol::{
-    ChatRequest, DeletedResponse, ErrorResponse, FromJson, InputItem, ResponseObject, ResponseStatus, ResponsesInput,
-    ResponsesRequest,
+    ChatRequest, DeletedResponse, ErrorResponse, FormatFields, FromJson, InputItem, ResponseObject, ResponseStatus,
+    ResponsesInput, ResponsesRequest,
 };
 use serde_json::{Map, Value, json};
 
 use super::chat_completions;
 use crate::auth::ClientKey;
 use crate::chat_answer::ChatAnswer;
-use crate::error::ApiError;
+use crate::error::{ApiError, echo};
 use crate::event_stream;
-use crate::extract::{ApiJson, ApiPath};
+use crate::extract::{ApiPath, SizedJson};
 use crate::request_id::RequestId;
 use crate::response_answer::{Keep, ResponseAnswer};
 use crate::response_items::{add_item, add_output};
@@ -50,12 +51,12 @@ pub async fn create_response(
     State(state): State<AppState>,
     Extension(client): Extension<ClientKey>,
     Extension(RequestId(id)): Extension<RequestId>,
-    ApiJson(mut request): ApiJson<ResponsesRequest>,
+    SizedJson(request, num_bytes): SizedJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     check(&request, &state)?;
-    let conversation = conversation(&state, client, &mut request)?;
-    let chat = chat_request(&request, &conversation)?;
+    let translation = Translation { state: Arc::clone(&state), client };
+    let (request, conversation, chat) = state.work(num_bytes, move || translation.translate(request)).await??;
     let (answer, generation) =
         chat_completions::begin(&state, client, id, arrived, &chat).await.map_err(|error| error.rename(own_name))?;
     let streams = answer.sampling.stream;
@@ -67,7 +68,9 @@ pub async fn create_response(
     }
     let begun = answer.response();
     if begun.background {
-        answer.keep();
+        if !answer.keep() {
+            return Err(ApiError::invalid("background", "the response does not fit into what may be kept"));
+        }
         let begun = begun.clone();
         let task = tokio::spawn(async move { drop(answer.whole(generation).await) });
         state.responses.set_task(&begun.id, task.abort_handle());
@@ -85,7 +88,11 @@ pub async fn get_response(
     State(state): State<AppState>,
     Extension(client): Extension<ClientKey>,
     ApiPath(id): ApiPath<String>,
+    Query(query): Query<HashMap<String, String>>,
 ) -> Result<Json<ResponseObject>, ApiError> {
+    if query.get("stream").is_some_and(|stream| stream != "false") {
+        return Err(ApiError::invalid("stream", "a stored response cannot be streamed again"));
+    }
     state.responses.get(client, &id).map(Json).ok_or_else(|| ApiError::response_not_found(&id))
 }
 
@@ -144,6 +151,29 @@ fn check(request: &ResponsesRequest, state: &ServerState) -> Result<(), ApiError
     if request.sampling.n.is_some_and(|n| n != 1) {
         return Err(ApiError::invalid("n", "a response is one answer"));
     }
+    for (name, value) in
+        [("max_tokens", &request.max_tokens), ("max_completion_tokens", &request.max_completion_tokens)]
+    {
+        if value.is_some() {
+            return Err(ApiError::invalid(name, "is called max_output_tokens here"));
+        }
+    }
+    if request.format.response_format.is_some() {
+        return Err(ApiError::invalid("response_format", "is called text.format here"));
+    }
+    if let Some(field) = request.unsupported.first() {
+        return Err(ApiError::invalid(field, "is not supported"));
+    }
+    if request.modalities.iter().flatten().any(|modality| modality != "text") {
+        return Err(ApiError::invalid("modalities", "only [\"text\"] is supported"));
+    }
+    if let Some(metadata) = &request.metadata {
+        let is_long = |text: &str, limit: usize| text.chars().count() > limit;
+        let too_long = metadata.iter().any(|(name, value)| is_long(name, 64) || is_long(value, 512));
+        if metadata.len() > 16 || too_long {
+            return Err(ApiError::invalid("metadata", "takes 16 texts of 512 characters, under names of 64"));
+        }
+    }
     if request.truncation.as_deref().is_some_and(|truncation| truncation != "disabled") {
         return Err(ApiError::invalid("truncation", "must be \"disabled\""));
     }
@@ -159,58 +189,77 @@ fn check(request: &ResponsesRequest, state: &ServerState) -> Result<(), ApiError
     Ok(())
 }
 
-/// Chat messages up to the response, without the instructions, which are not kept.
-fn conversation(state: &AppState, client: ClientKey, request: &mut ResponsesRequest) -> Result<Vec<Value>, ApiError> {
-    let mut messages = Vec::new();
-    if let Some(id) = &request.previous_response_id {
-        let Some((status, earlier)) = state.responses.conversation(client, id) else {
-            return Err(ApiError::previous_response_not_found(id));
-        };
-        if !matches!(status, ResponseStatus::Completed | ResponseStatus::Incomplete) {
-            return Err(ApiError::invalid("previous_response_id", "names a response that has no answer"));
-        }
-        messages = earlier;
-    }
-    match request.input.take() {
-        None => return Err(ApiError::invalid("input", "is required")),
-        Some(ResponsesInput::Text(text)) => messages.push(json!({"role": "user", "content": text})),
-        Some(ResponsesInput::Items(items)) => {
-            for (index, item) in items.into_iter().enumerate() {
-                let path = format!("input[{index}]");
-                // A bare id is a reference too, in some clients.
-                let refers = match item.kind.as_deref() {
-                    Some(kind) => kind == "item_reference",
-                    None => item.role.is_none() && item.id.is_some(),
-                };
-                if refers {
-                    add_output(&[referred(state, client, &item, &path)?], &mut messages);
-                } else {
-                    add_item(item, &path, &mut messages)?;
-                }
-            }
-        }
-    }
-    for message in &mut messages {
-        // A thought that nothing followed.
-        if message["role"] == "assistant" && message["content"].is_null() && message["tool_calls"].is_null() {
-            message["content"] = "".into();
-        }
-    }
-    if messages.is_empty() {
-        return Err(ApiError::invalid("input", "must hold at least one item"));
-    }
-    Ok(messages)
+/// What a request is translated with.
+struct Translation {
+    state: AppState,
+    client: ClientKey,
 }
 
-fn referred(
-    state: &AppState,
-    client: ClientKey,
-    item: &InputItem,
-    path: &str,
-) -> Result<moesaic_protocol::OutputItem, ApiError> {
-    let id = item.id.as_deref().unwrap_or_default();
-    let found = state.responses.item(client, id).filter(|_| !id.is_empty());
-    found.ok_or_else(|| ApiError::invalid(format!("{path}.id"), "names no item of a stored response"))
+impl Translation {
+    /// To a chat request; also gives the request without its input, and the conversation, which is kept.
+    fn translate(
+        &self,
+        mut request: ResponsesRequest,
+    ) -> Result<(ResponsesRequest, Vec<Value>, ChatRequest), ApiError> {
+        let conversation = self.conversation(&mut request)?;
+        let chat = chat_request(&request, &conversation)?;
+        Ok((request, conversation, chat))
+    }
+
+    /// Chat messages up to the response, without the instructions, which are not kept.
+    fn conversation(&self, request: &mut ResponsesRequest) -> Result<Vec<Value>, ApiError> {
+        let mut messages = Vec::new();
+        if let Some(id) = &request.previous_response_id {
+            let Some((status, earlier)) = self.state.responses.conversation(self.client, id) else {
+                return Err(ApiError::previous_response_not_found(id));
+            };
+            if !matches!(status, ResponseStatus::Completed | ResponseStatus::Incomplete) {
+                return Err(ApiError::invalid("previous_response_id", "names a response that has no answer"));
+            }
+            messages = earlier;
+        }
+        match request.input.take() {
+            None => return Err(ApiError::invalid("input", "is required")),
+            Some(ResponsesInput::Text(text)) => messages.push(json!({"role": "user", "content": text})),
+            Some(ResponsesInput::Items(items)) => self.add_items(items, &mut messages)?,
+        }
+        for message in &mut messages {
+            // A thought that nothing followed.
+            if message["role"] == "assistant" && message["content"].is_null() && message["tool_calls"].is_null() {
+                message["content"] = "".into();
+            }
+        }
+        if messages.is_empty() {
+            return Err(ApiError::invalid("input", "must hold at least one item"));
+        }
+        Ok(messages)
+    }
+
+    fn add_items(&self, items: Vec<InputItem>, messages: &mut Vec<Value>) -> Result<(), ApiError> {
+        let mut referred = HashSet::new();
+        for (index, item) in items.into_iter().enumerate() {
+            let path = format!("input[{index}]");
+            // A bare id is a reference too, in some clients.
+            let refers = match item.kind.as_deref() {
+                Some(kind) => kind == "item_reference",
+                None => item.role.is_none() && item.id.is_some(),
+            };
+            if !refers {
+                add_item(item, &path, messages)?;
+                continue;
+            }
+            let id = item.id.unwrap_or_default();
+            let invalid = |message: &str| ApiError::invalid(format!("{path}.id"), message);
+            let found = self.state.responses.item(self.client, &id);
+            let found = found.ok_or_else(|| invalid("names no item of a stored response"))?;
+            // Each item once: a request cannot stand for more than is stored.
+            if !referred.insert(id) {
+                return Err(invalid("names an item for the second time"));
+            }
+            add_output(&[serde_json::from_str(&found).expect("written from the same type")], messages);
+        }
+        Ok(())
+    }
 }
 
 fn chat_request(request: &ResponsesRequest, conversation: &[Value]) -> Result<ChatRequest, ApiError> {
@@ -236,7 +285,7 @@ fn chat_request(request: &ResponsesRequest, conversation: &[Value]) -> Result<Ch
     }
     let tools = request.tools.as_deref().unwrap_or_default();
     if let Some(index) = tools.iter().position(|tool| tool.kind != "function") {
-        let message = format!("tools of type {:?} are not supported here", tools[index].kind);
+        let message = format!("tools of type {:?} are not supported here", echo(&tools[index].kind));
         return Err(ApiError::invalid(format!("tools[{index}].type"), message));
     }
     if !tools.is_empty() {
@@ -262,7 +311,9 @@ fn chat_request(request: &ResponsesRequest, conversation: &[Value]) -> Result<Ch
     set("messages", Some(instructions.chain(conversation.iter().cloned()).collect()));
     let chat = ChatRequest::from_json(Value::from(chat).to_string().as_bytes())
         .map_err(|error| ApiError::from(error).rename(own_name))?;
-    Ok(ChatRequest { sampling: request.sampling.clone(), ..chat })
+    let response_format = chat.format.response_format;
+    let format = FormatFields { response_format, ..request.format.clone() };
+    Ok(ChatRequest { sampling: request.sampling.clone(), format, ..chat })
 }
 
 /// The response at its beginning.
