@@ -80,12 +80,6 @@ async fn bad_requests_get_exact_errors() {
             "{shown}: {error}"
         );
     }
-    // A reference stands for its item once.
-    let stored = server.ask(PATH, json!({"input": "Hello!"})).await;
-    let reference = json!({"type": "item_reference", "id": stored["output"][0]["id"]});
-    server.ask(PATH, json!({"input": [reference, {"role": "user", "content": "Hi"}]})).await;
-    let response = server.post(PATH, &json!({"input": [reference, reference]})).send().await.unwrap();
-    assert_eq!(response.json::<Value>().await.unwrap()["error"]["param"], "input[1].id");
     for (method, path) in
         [("GET", "resp_1"), ("DELETE", "resp_1"), ("POST", "resp_1/cancel"), ("GET", "%ff"), ("DELETE", "%ff")]
     {
@@ -99,6 +93,17 @@ async fn bad_requests_get_exact_errors() {
     assert_eq!(response.status(), 400);
     assert_eq!(response.json::<Value>().await.unwrap()["error"]["param"], "model");
     server.ask(PATH, json!({"input": "still there?"})).await;
+}
+
+/// A reference stands for its item, once.
+#[tokio::test]
+async fn references_stand_for_items() {
+    let server = Server::start(&[]);
+    let stored = server.ask(PATH, json!({"input": "Hello!"})).await;
+    let reference = json!({"type": "item_reference", "id": stored["output"][0]["id"]});
+    server.ask(PATH, json!({"input": [reference, {"role": "user", "content": "Hi"}]})).await;
+    let response = server.post(PATH, &json!({"input": [reference, reference]})).send().await.unwrap();
+    assert_eq!(response.json::<Value>().await.unwrap()["error"]["param"], "input[1].id");
 }
 
 /// What does not fit is not kept, and what is kept never takes more than it may.

@@ -244,7 +244,7 @@ impl ResponseAnswer {
                 *status = end;
                 let kind = "response.function_call_arguments.done";
                 let (arguments, name) = (Some(arguments.clone()), Some(name.clone()));
-                changes.push(Change { kind, arguments, name, ..done });
+                changes.push(Change { kind, name, arguments, ..done });
             }
             OutputItem::Reasoning { content, status, .. } | OutputItem::Message { content, status, .. } => {
                 *status = end;
