@@ -80,6 +80,15 @@ async fn bad_requests_get_exact_errors() {
             "{shown}: {error}"
         );
     }
+    let response = server.post("/v1/embeddings", &json!({"input": "hi"})).send().await.unwrap();
+    assert_eq!(response.status(), 400);
+    assert_eq!(response.json::<Value>().await.unwrap()["error"]["param"], "model");
+    server.ask(PATH, json!({"input": "still there?"})).await;
+}
+
+#[tokio::test]
+async fn unknown_ids_are_not_found() {
+    let server = Server::start(&[]);
     for (method, path) in
         [("GET", "resp_1"), ("DELETE", "resp_1"), ("POST", "resp_1/cancel"), ("GET", "%ff"), ("DELETE", "%ff")]
     {
@@ -89,10 +98,6 @@ async fn bad_requests_get_exact_errors() {
         assert_eq!(response.status(), 404, "{path}");
         assert_eq!(response.json::<Value>().await.unwrap()["error"]["type"], "invalid_request_error", "{path}");
     }
-    let response = server.post("/v1/embeddings", &json!({"input": "hi"})).send().await.unwrap();
-    assert_eq!(response.status(), 400);
-    assert_eq!(response.json::<Value>().await.unwrap()["error"]["param"], "model");
-    server.ask(PATH, json!({"input": "still there?"})).await;
 }
 
 /// A reference stands for its item, once.
