@@ -10,7 +10,7 @@ use super::pool::{Split, parallel};
 /// Below this many values, rows are packed by one thread.
 const MIN_PARALLEL: usize = 1 << 15;
 
-/// bf16 matrices `(groups, out, in)`, packed in panels of [`COLUMNS`] rows of the original.
+/// bf16 matrices `(groups, out, in)`, packed in panels of 32 rows of the original.
 #[derive(Debug)]
 pub struct PackedMatrix {
     num_groups: usize,
