@@ -1,9 +1,11 @@
 //! A sequence's bits depend on nothing but the sequence.
 
 use candle_core::DType;
+use moesaic_kernels::ComputePool;
+use moesaic_model::Quantization;
 use moesaic_worker::{BatchSequence, ModelRunner, Numerics};
 
-use crate::support::{BLOCK_SIZE, all_logits, checkpoint, load};
+use crate::support::{BLOCK_SIZE, all_logits, checkpoint, load, load_quantised};
 
 const FAST: Numerics = Numerics::Fast { naive_min_tokens: 8 };
 
@@ -18,6 +20,9 @@ fn for_each_setup(check: impl Fn(&ModelRunner, Numerics, &str)) {
             for numerics in [Numerics::Strict, FAST] {
                 check(&load(&checkpoint, dtype, numerics), numerics, &format!("{name} {dtype:?} {numerics:?}"));
             }
+        }
+        for quantization in [Quantization::Int8, Quantization::Int4] {
+            check(&load_quantised(&checkpoint, quantization), Numerics::Strict, &format!("{name} {quantization:?}"));
         }
     }
 }
@@ -36,7 +41,7 @@ fn alone_equals_batched() {
             .map(|(tokens, table)| BatchSequence { token_ids: tokens, start: 0, block_table: table, num_logit_rows: 1 })
             .collect();
         for num_threads in [1, 2] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build().unwrap();
+            let mut pool = ComputePool::new(num_threads).unwrap();
             let (hidden, first_rows) = pool.install(|| runner.forward(&batch).unwrap());
             let mut logits = Vec::new();
             runner.for_each_logits(&hidden, |_, rows| logits.extend(rows)).unwrap();

@@ -14,6 +14,7 @@ mod invariance;
 mod lifecycle;
 mod openapi;
 mod page;
+mod quantised;
 mod responses;
 mod second_opinion;
 mod server;

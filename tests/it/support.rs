@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use moesaic_model::{Architecture, Checkpoint, LoadOptions, Progress};
+use moesaic_model::{Architecture, Checkpoint, LoadOptions, Progress, Quantization};
 use moesaic_worker::{BatchSequence, ModelRunner, Numerics};
 use serde_json::Value;
 
@@ -37,11 +37,26 @@ pub fn load(checkpoint: &Checkpoint, dtype: DType, numerics: Numerics) -> ModelR
 }
 
 pub fn load_with_blocks(checkpoint: &Checkpoint, dtype: DType, numerics: Numerics, num_blocks: usize) -> ModelRunner {
+    let options = LoadOptions { dtype, quantization: Quantization::None, max_model_len: 256 };
+    load_with_options(checkpoint, options, numerics, num_blocks)
+}
+
+/// In bf16.
+pub fn load_quantised(checkpoint: &Checkpoint, quantization: Quantization) -> ModelRunner {
+    let options = LoadOptions { dtype: DType::BF16, quantization, max_model_len: 256 };
+    load_with_options(checkpoint, options, Numerics::Strict, NUM_BLOCKS)
+}
+
+fn load_with_options(
+    checkpoint: &Checkpoint,
+    options: LoadOptions,
+    numerics: Numerics,
+    num_blocks: usize,
+) -> ModelRunner {
     let config = checkpoint.read_json("config.json").unwrap().unwrap();
     let architecture = Architecture::from_config(&config).unwrap();
-    let options = LoadOptions { dtype, max_model_len: 256 };
     let model = architecture.load(checkpoint, &config, options, Arc::new(Progress::default())).unwrap();
-    ModelRunner::new(model, num_blocks, BLOCK_SIZE, dtype, numerics).unwrap()
+    ModelRunner::new(model, num_blocks, BLOCK_SIZE, options.dtype, numerics).unwrap()
 }
 
 /// Logits of all rows of one sequence, computed in chunks of the given sizes (the last repeats).

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use moesaic_kernels::ops::{self, AbsorbedRows, Routing, Weight};
-use moesaic_kernels::{ComputePool, Limits};
+use moesaic_kernels::{ComputePool, Limits, WeightForm};
 
 const HIDDEN: usize = 2048;
 const INNER: usize = 1408;
@@ -25,6 +25,25 @@ impl Random {
         let values: Vec<f32> =
             (0..shape.iter().product()).map(|_| self.next() as f32 / (1_u64 << 31) as f32 - 0.5).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap()
+    }
+
+    /// Each expert as likely as any other.
+    fn routing(&mut self, tokens: usize) -> Routing {
+        let mut ids = Vec::new();
+        for _ in 0..tokens {
+            let mut chosen: Vec<u32> = Vec::new();
+            while chosen.len() < TOP_K {
+                let id = self.next() as u32 % NUM_EXPERTS as u32;
+                if !chosen.contains(&id) {
+                    chosen.push(id);
+                }
+            }
+            ids.extend(chosen);
+        }
+        Routing {
+            expert_ids: Tensor::from_vec(ids, (tokens, TOP_K), &Device::Cpu).unwrap(),
+            weights: Tensor::full(0.2_f32, (tokens, TOP_K), &Device::Cpu).unwrap(),
+        }
     }
 }
 
@@ -50,42 +69,40 @@ fn report(name: &str, limits: &Limits, bytes: f64, operations: f64, mut run: imp
     );
 }
 
-fn linear(limits: &Limits, random: &mut Random) {
+/// Bytes per weight, scales included.
+fn bytes(form: WeightForm) -> f64 {
+    match form {
+        WeightForm::Bf16 => 2.0,
+        WeightForm::Int8 => 1.0 + 2.0 / 128.0,
+        WeightForm::Int4 => 0.5 + 2.0 / 32.0,
+    }
+}
+
+fn linear(limits: &Limits, random: &mut Random, form: WeightForm) {
     let (num_out, num_in) = (10_944, HIDDEN);
-    let w = Weight::new(random.tensor(&[num_out, num_in]), false).unwrap();
+    let w = Weight::new(random.tensor(&[num_out, num_in]), form, false).unwrap();
     for rows in [1, 8, 32, 512] {
         let x = random.tensor(&[rows, num_in]);
         let size = (num_out * num_in) as f64;
-        report(&format!("linear {rows} x {num_in} x {num_out}"), limits, 2.0 * size, 2.0 * size * rows as f64, || {
+        let name = format!("{form:?} linear {rows} x {num_in} x {num_out}");
+        report(&name, limits, bytes(form) * size, 2.0 * size * rows as f64, || {
             ops::linear(&x, &w).unwrap();
         });
     }
 }
 
-fn experts(limits: &Limits, random: &mut Random) {
-    let gate_up = Weight::new(random.tensor(&[NUM_EXPERTS, 2 * INNER, HIDDEN]), true).unwrap();
-    let down = Weight::new(random.tensor(&[NUM_EXPERTS, HIDDEN, INNER]), false).unwrap();
+fn experts(limits: &Limits, random: &mut Random, form: WeightForm) {
+    let gate_up = Weight::new(random.tensor(&[NUM_EXPERTS, 2 * INNER, HIDDEN]), form, true).unwrap();
+    let down = Weight::new(random.tensor(&[NUM_EXPERTS, HIDDEN, INNER]), form, false).unwrap();
     for tokens in [1, 8, 32, 128, 512, 2048] {
         let x = random.tensor(&[tokens, HIDDEN]);
-        let mut ids = Vec::new();
-        for _ in 0..tokens {
-            let mut chosen: Vec<u32> = Vec::new();
-            while chosen.len() < TOP_K {
-                let id = random.next() as u32 % NUM_EXPERTS as u32;
-                if !chosen.contains(&id) {
-                    chosen.push(id);
-                }
-            }
-            ids.extend(chosen);
-        }
+        let routing = random.routing(tokens);
+        let ids = routing.expert_ids.flatten_all().unwrap().to_vec1::<u32>().unwrap();
         let num_active = (0..NUM_EXPERTS as u32).filter(|id| ids.contains(id)).count();
-        let routing = Routing {
-            expert_ids: Tensor::from_vec(ids, (tokens, TOP_K), &Device::Cpu).unwrap(),
-            weights: Tensor::full(0.2_f32, (tokens, TOP_K), &Device::Cpu).unwrap(),
-        };
         let per_expert = (3 * HIDDEN * INNER) as f64;
-        let (bytes, operations) = (2.0 * per_expert * num_active as f64, 2.0 * per_expert * (tokens * TOP_K) as f64);
-        report(&format!("experts, {tokens} tokens"), limits, bytes, operations, || {
+        let operations = 2.0 * per_expert * (tokens * TOP_K) as f64;
+        let name = format!("{form:?} experts, {tokens} tokens");
+        report(&name, limits, bytes(form) * per_expert * num_active as f64, operations, || {
             ops::moe_experts(&x, &routing, &gate_up, &down).unwrap();
         });
     }
@@ -130,8 +147,10 @@ fn main() {
             limits.bf16_operations / 1e9
         );
         let mut random = Random(1);
-        linear(&limits, &mut random);
-        experts(&limits, &mut random);
+        for form in [WeightForm::Bf16, WeightForm::Int8, WeightForm::Int4] {
+            linear(&limits, &mut random, form);
+            experts(&limits, &mut random, form);
+        }
         attention(&limits, &mut random);
     });
 }

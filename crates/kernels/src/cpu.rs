@@ -11,6 +11,7 @@ mod moe;
 mod packed;
 mod panel;
 mod pool;
+mod quantised_panel;
 mod route;
 
 pub(crate) use attention::{AttentionShape, KeyValues, Pages, absorbed_attention, merge_parts, naive_attention};
@@ -21,6 +22,6 @@ pub use limits::Limits;
 pub use matmul::dot;
 pub(crate) use matmul::{batched_matmul_nt, matmul_nt};
 pub(crate) use moe::{ExpertWeights, experts};
-pub use packed::PackedMatrix;
+pub use packed::{PackedMatrix, WeightForm};
 pub use pool::{ComputePool, parallel_chunks};
 pub(crate) use route::route_row;

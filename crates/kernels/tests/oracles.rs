@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use candle_core::{DType, Device, Tensor};
+use moesaic_kernels::WeightForm;
 use moesaic_kernels::ops::{self, AbsorbedRows, GroupScore, NaiveRows, RouterConfig, Routing, Scoring, Weight};
 use proptest::prelude::*;
 
@@ -156,7 +157,7 @@ proptest! {
             expert_ids: Tensor::from_vec(ids.clone(), (num_tokens, top_k), &Device::Cpu).unwrap(),
             weights: weights.clone(),
         };
-        let packed = |tensor: &Tensor, is_gated| Weight::new(tensor.clone(), is_gated).unwrap();
+        let packed = |tensor: &Tensor, is_gated| Weight::new(tensor.clone(), WeightForm::Bf16, is_gated).unwrap();
         let ours = ops::moe_experts(&x, &routing, &packed(&gate_up, true), &packed(&down, false)).unwrap();
         let (x, gate_up, down, weights) = (flat(&x), flat(&gate_up), flat(&down), flat(&weights));
         let mut oracle = vec![0.0; num_tokens * hidden];
@@ -172,6 +173,41 @@ proptest! {
         }
         // A sum that lies between two bf16 numbers may be rounded either way.
         assert_close(&ours, &oracle, if dtype == DType::BF16 { 2e-2 } else { 1e-3 });
+    }
+
+    /// What the products of each expert alone give.
+    #[test]
+    fn quantised_experts(
+        seed: u64, num_tokens in 1_usize..20, num_experts in 1_usize..9, hidden in 1_usize..200, inner in 1_usize..200,
+        top_k in 1_usize..4, form in prop_oneof![Just(WeightForm::Int8), Just(WeightForm::Int4)],
+    ) {
+        let mut numbers = Numbers(seed);
+        let x = numbers.tensor(&[num_tokens, hidden], DType::BF16);
+        let gate_up = numbers.tensor(&[num_experts, 2 * inner, hidden], DType::BF16);
+        let down = numbers.tensor(&[num_experts, hidden, inner], DType::BF16);
+        let ids: Vec<u32> = (0..num_tokens * top_k).map(|_| (numbers.below(num_experts) * numbers.below(2)) as u32).collect();
+        let routing = Routing {
+            expert_ids: Tensor::from_vec(ids.clone(), (num_tokens, top_k), &Device::Cpu).unwrap(),
+            weights: Tensor::full(0.5_f32, (num_tokens, top_k), &Device::Cpu).unwrap(),
+        };
+        let packed = |tensor: &Tensor, is_gated| Weight::new(tensor.clone(), form, is_gated).unwrap();
+        let ours = ops::moe_experts(&x, &routing, &packed(&gate_up, true), &packed(&down, false)).unwrap();
+        let mut oracle = vec![0.0; num_tokens * hidden];
+        for (pair, expert) in ids.iter().map(|id| *id as usize).enumerate() {
+            let of_expert = |tensor: &Tensor| packed(&tensor.get(expert).unwrap(), false);
+            let x = x.narrow(0, pair / top_k, 1).unwrap();
+            let product = flat(&ops::linear_f32(&x, &of_expert(&gate_up)).unwrap());
+            let (gate, up) = product.split_at(inner);
+            let activated: Vec<f32> = gate.iter().zip(up).map(|(g, u)| (g / (1.0 + (-g).exp()) * u) as f32).collect();
+            let activated = Tensor::from_vec(activated, (1, inner), &Device::Cpu).unwrap();
+            let part = flat(&ops::linear_f32(&activated, &of_expert(&down)).unwrap());
+            for (oracle, part) in oracle[pair / top_k * hidden..].iter_mut().zip(part) {
+                *oracle += 0.5 * part;
+            }
+        }
+        // An inner value that lies between two bf16 numbers may be rounded either way.
+        let scale = oracle.iter().fold(1.0, |a: f64, b| a.max(b.abs()));
+        assert_close(&ours, &oracle, 1e-2 * scale);
     }
 
     #[test]
@@ -242,7 +278,7 @@ fn misfits_are_errors() {
     let f32s = |numbers: &mut Numbers, shape: &[usize]| numbers.tensor(shape, DType::F32);
     let (x, w) = (f32s(&mut numbers, &[2, 8]), f32s(&mut numbers, &[3, 7]));
     for dtype in [DType::F32, DType::BF16] {
-        let weight = |w: &Tensor| Weight::new(w.to_dtype(dtype).unwrap(), false).unwrap();
+        let weight = |w: &Tensor| Weight::new(w.to_dtype(dtype).unwrap(), WeightForm::Bf16, false).unwrap();
         assert!(ops::linear(&x, &weight(&w)).is_err());
         assert!(ops::linear(&x.to_dtype(DType::F64).unwrap(), &weight(&f32s(&mut numbers, &[3, 8]))).is_err());
         assert!(ops::linear(&x.t().unwrap(), &weight(&f32s(&mut numbers, &[3, 2]))).is_err(), "strided");

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::fields::Fields;
 use crate::models::deepseek::DeepSeek;
-use crate::{CausalLm, Checkpoint, DeepSeekConfig, KvCacheSpec, ModelError, Progress, Weights};
+use crate::{CausalLm, Checkpoint, DeepSeekConfig, KvCacheSpec, ModelError, Progress, Quantization, Weights};
 
 /// A recognised checkpoint with its checked configuration.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub enum Architecture {
 pub struct LoadOptions {
     /// Type of weights and activations.
     pub dtype: DType,
+    /// Of weights in bf16.
+    pub quantization: Quantization,
     /// Longest sequence that will be computed.
     pub max_model_len: usize,
 }
@@ -76,7 +78,7 @@ impl Architecture {
         options: LoadOptions,
         progress: Arc<Progress>,
     ) -> Result<Box<dyn CausalLm>, ModelError> {
-        let weights = Weights::open(checkpoint, options.dtype, fp8_block(config)?, progress)?;
+        let weights = Weights::open(checkpoint, options.dtype, fp8_block(config)?, options.quantization, progress)?;
         match self {
             Self::DeepSeek(config) => {
                 Ok(Box::new(DeepSeek::load(config.as_ref().clone(), &weights, options.max_model_len)?))

@@ -15,6 +15,7 @@ mod kv_cache;
 mod layers;
 mod models;
 mod progress;
+mod quantization;
 mod weights;
 
 pub use architecture::{Architecture, LoadOptions};
@@ -24,4 +25,5 @@ pub use input::{AttentionMetadata, ModelInput, NaiveSequence};
 pub use kv_cache::{KvCache, KvCacheGroup, KvCacheSpec};
 pub use models::{CausalLm, deepseek::DeepSeekConfig};
 pub use progress::Progress;
+pub use quantization::{Quantization, Role};
 pub use weights::Weights;

@@ -20,6 +20,8 @@ impl Progress {
 
     /// Bytes read and bytes in all (0 before the files were opened).
     pub fn bytes(&self) -> (u64, u64) {
-        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+        let total = self.total.load(Ordering::Relaxed);
+        // What is read twice counts once.
+        (self.done.load(Ordering::Relaxed).min(total), total)
     }
 }

@@ -15,7 +15,7 @@ use moesaic_kernels::{Element, PackedMatrix, ops::Weight};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 
-use crate::{Checkpoint, ModelError, Progress};
+use crate::{Checkpoint, ModelError, Progress, Quantization, Role};
 
 const INDEX_FILE: &str = "model.safetensors.index.json";
 const SINGLE_FILE: &str = "model.safetensors";
@@ -81,6 +81,7 @@ pub struct Weights {
     index: HashMap<String, usize>,
     fp8_block: Option<(usize, usize)>,
     dtype: DType,
+    quantization: Quantization,
     device: Device,
     progress: Arc<Progress>,
 }
@@ -94,7 +95,8 @@ impl std::fmt::Debug for Weights {
 impl Weights {
     /// Maps a checkpoint's files and reads their headers.
     ///
-    /// `fp8_block`: rows and columns that share one scale, where the checkpoint is quantised.
+    /// `fp8_block`: rows and columns that share one scale, where the checkpoint is quantised; `quantization`: of what is
+    /// loaded, in bf16 only.
     ///
     /// # Errors
     /// When a file is missing, truncated or inconsistent.
@@ -102,6 +104,7 @@ impl Weights {
         checkpoint: &Checkpoint,
         dtype: DType,
         fp8_block: Option<(usize, usize)>,
+        quantization: Quantization,
         progress: Arc<Progress>,
     ) -> Result<Self, ModelError> {
         let files = match checkpoint {
@@ -128,7 +131,7 @@ impl Weights {
                 }
             }
         }
-        Ok(Self { files, index, fp8_block, dtype, device: Device::Cpu, progress })
+        Ok(Self { files, index, fp8_block, dtype, quantization, device: Device::Cpu, progress })
     }
 
     /// A tensor in the compute type.
@@ -165,22 +168,23 @@ impl Weights {
     }
 
     /// Matrices of one shape `(out, in)`, each group made of the rows of `names[group]` one after the other, in the form
-    /// in which the device multiplies with them. `is_gated`: each group is a gate and an up projection.
+    /// in which the device multiplies with them.
     ///
     /// # Errors
     /// As [`Self::tensor`].
-    pub fn matrices(&self, names: &[Vec<String>], shape: [usize; 2], is_gated: bool) -> Result<Weight, ModelError> {
+    pub fn matrices(&self, names: &[Vec<String>], shape: [usize; 2], role: Role) -> Result<Weight, ModelError> {
         let [num_rows, num_in] = shape;
+        let (form, is_gated) = (self.quantization.form(role), role == Role::GateUp);
         let flat: Vec<String> = names.iter().flatten().cloned().collect();
         let parts = flat.len() / names.len().max(1);
         if !Weight::is_packed(self.dtype, &self.device) {
             let stacked = self.stacked(&flat, &shape)?;
-            return Ok(Weight::new(stacked.reshape((names.len(), parts * num_rows, num_in))?, is_gated)?);
+            return Ok(Weight::new(stacked.reshape((names.len(), parts * num_rows, num_in))?, form, is_gated)?);
         }
         // All views first: nothing is allocated for a checkpoint that does not fit.
         let views = flat.iter().map(|name| self.view(name, &shape)).collect::<Result<Vec<_>, _>>()?;
         let dims = (names.len(), parts * num_rows, num_in);
-        let packed = PackedMatrix::pack(dims, is_gated, |group, first, out| {
+        let packed = PackedMatrix::pack(form, dims, is_gated, |group, first, out| {
             let mut row = first;
             let mut out = &mut *out;
             while !out.is_empty() {

@@ -7,10 +7,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use moesaic_chat::Dialect;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
+
+mod kinds;
+
+pub use kinds::{Dtype, LogFormat, NumericsMode, QuantizationKind, SchedulingPolicy};
 
 /// A configuration that cannot be used: shown to the person who starts the server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +53,9 @@ raw_config! {
     /// Type of weights and activations [default: auto, the checkpoint's own]
     #[arg(long, env = "MOESAIC_DTYPE", value_enum, help_heading = "Model")]
     dtype: Dtype,
+    /// Fewer bits per weight, made while loading: int8, or int4 in the feed-forward layers [default: none]
+    #[arg(long, env = "MOESAIC_QUANTIZATION", value_enum, help_heading = "Model")]
+    quantization: QuantizationKind,
     /// Longest sequence, prompt and output together, in tokens [default: the model's]
     #[arg(long, env = "MOESAIC_MAX_MODEL_LEN", value_name = "N", help_heading = "Model")]
     max_model_len: usize,
@@ -139,48 +146,6 @@ raw_config! {
     log_level: String,
 }
 
-/// `--dtype`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// What the checkpoint says; f16 becomes bf16.
-    Auto,
-    /// 32-bit.
-    F32,
-    /// 16-bit with f32's range.
-    Bf16,
-}
-
-/// `--numerics`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NumericsMode {
-    /// Bits depend on the request alone.
-    Strict,
-    /// Long prompts take fewer operations.
-    Fast,
-}
-
-/// `--scheduling-policy`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SchedulingPolicy {
-    /// In order of arrival.
-    Fcfs,
-    /// By the requests' `priority`, then arrival. Clients can starve each other.
-    Priority,
-}
-
-/// `--log`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// One JSON object per line.
-    Json,
-}
-
 /// Checked settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -192,6 +157,8 @@ pub struct Config {
     pub dialect: Option<Dialect>,
     /// Compute type.
     pub dtype: Dtype,
+    /// Of weights, while loading.
+    pub quantization: QuantizationKind,
     /// `None`: the model's.
     pub max_model_len: Option<usize>,
     /// How much may influence the bits.
@@ -300,16 +267,7 @@ impl RawConfig {
                 limits.max_num_batched_tokens, limits.max_num_seqs
             )));
         }
-        let mut api_keys = self.api_key.unwrap_or_default();
-        if let Some(path) = &self.api_key_file {
-            api_keys.extend(read_keys(path)?);
-        }
-        for key in &mut api_keys {
-            *key = key.trim().to_owned();
-        }
-        if api_keys.iter().any(String::is_empty) {
-            return Err(ConfigError("api_key must not be empty".to_owned()));
-        }
+        let api_keys = all_keys(self.api_key, self.api_key_file.as_deref())?;
         let default_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Config {
             model: self.model,
@@ -319,6 +277,7 @@ impl RawConfig {
                 .map(|name| name.parse().map_err(|message| ConfigError(format!("dialect {message}, got {name:?}"))))
                 .transpose()?,
             dtype: self.dtype.unwrap_or(Dtype::Auto),
+            quantization: self.quantization.unwrap_or(QuantizationKind::None),
             max_model_len: self
                 .max_model_len
                 .map(|len| match len {
@@ -390,6 +349,21 @@ fn log_level(level: Option<String>) -> Result<String, ConfigError> {
         Ok(_) => Ok(level),
         Err(error) => Err(ConfigError(format!("log_level is {level:?}: {error}"))),
     }
+}
+
+/// Keys of the settings and of the file.
+fn all_keys(given: Option<Vec<String>>, file: Option<&Path>) -> Result<Vec<String>, ConfigError> {
+    let mut keys = given.unwrap_or_default();
+    if let Some(path) = file {
+        keys.extend(read_keys(path)?);
+    }
+    for key in &mut keys {
+        *key = key.trim().to_owned();
+    }
+    if keys.iter().any(String::is_empty) {
+        return Err(ConfigError("api_key must not be empty".to_owned()));
+    }
+    Ok(keys)
 }
 
 fn read_keys(path: &Path) -> Result<Vec<String>, ConfigError> {

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 pub struct Parts<'a> {
     /// Digest of the checkpoint's files.
     pub checkpoint: &'a [u8],
-    /// Compute type.
-    pub dtype: &'a str,
+    /// Compute type, or what weights are quantised to.
+    pub weights: &'a str,
     /// Numeric mode, thresholds included.
     pub numerics: &'a str,
 }
@@ -21,7 +21,7 @@ pub fn fingerprint(parts: &Parts) -> String {
         std::env::consts::ARCH.as_bytes(),
         math_library().as_bytes(),
         parts.checkpoint,
-        parts.dtype.as_bytes(),
+        parts.weights.as_bytes(),
         parts.numerics.as_bytes(),
     ] {
         hasher.update((part.len() as u64).to_le_bytes());

@@ -45,8 +45,8 @@ pub async fn run(config: Config) -> Result<()> {
             return Ok(());
         }
     };
-    let Loaded { engine, serving, kv_tokens, dtype } = loaded;
-    let ready_line = ready_line(&serving, address, kv_tokens, dtype.as_str(), started.elapsed());
+    let Loaded { engine, serving, kv_tokens, weights } = loaded;
+    let ready_line = ready_line(&serving, address, kv_tokens, &weights, started.elapsed());
     state.set_serving(serving);
     tracing::info!("{ready_line}");
 
@@ -99,7 +99,7 @@ fn ready_line(
     serving: &crate::state::Serving,
     address: SocketAddr,
     kv_tokens: usize,
-    dtype: &str,
+    weights: &str,
     elapsed: Duration,
 ) -> String {
     let host = match address.ip() {
@@ -116,7 +116,7 @@ fn ready_line(
         format!("curl {url}/v1/completions -H 'content-type: application/json' -d '{{\"prompt\":[1,2,3]}}'")
     };
     format!(
-        "ready in {:.1} s at {url} | model {} | dialect {} | context {} | KV {kv_tokens} tokens | {dtype} | try: {call}",
+        "ready in {:.1} s at {url} | model {} | dialect {} | context {} | KV {kv_tokens} tokens | {weights} | try: {call}",
         elapsed.as_secs_f64(),
         serving.model_names[0],
         serving.dialect.name(),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use moesaic_chat::{Dialect, Markers, PromptRenderer, Tokenizer};
 use moesaic_engine::{Engine, EngineConfig};
-use moesaic_model::{Architecture, CausalLm, Checkpoint, KvCacheSpec, LoadOptions, Progress};
+use moesaic_model::{Architecture, CausalLm, Checkpoint, KvCacheSpec, LoadOptions, Progress, Quantization};
 use moesaic_scheduler::SchedulerConfig;
 use moesaic_worker::{ModelRunner, Numerics, Worker, WorkerConfig};
 use serde_json::Value;
@@ -34,8 +34,8 @@ pub struct Loaded {
     pub serving: Serving,
     /// Tokens that the KV cache holds.
     pub kv_tokens: usize,
-    /// Compute type, for the start-up line.
-    pub dtype: DType,
+    /// Their type, for the start-up line.
+    pub weights: String,
 }
 
 /// Loads the configured checkpoint and starts its engine.
@@ -50,11 +50,7 @@ pub fn load(state: &AppState) -> Result<Loaded> {
     let tokenizer = tokenizer(&checkpoint, architecture.vocab_size())?;
     let renderer = tokenizer.as_deref().map(|tokenizer| renderer(&checkpoint, tokenizer)).transpose()?.flatten();
     let generation_config = checkpoint.read_json("generation_config.json")?.unwrap_or_default();
-    let dtype = match config.dtype {
-        Dtype::Auto => Architecture::natural_dtype(&model_config)?,
-        Dtype::F32 => DType::F32,
-        Dtype::Bf16 => DType::BF16,
-    };
+    let (dtype, quantization) = number_types(config, &model_config)?;
     let max_positions = architecture.max_position_embeddings();
     let wanted_len = config.max_model_len.unwrap_or(max_positions);
     if wanted_len > max_positions {
@@ -65,9 +61,10 @@ pub fn load(state: &AppState) -> Result<Loaded> {
     }
     // Quantised weights are widened to the compute type; f32 takes twice what bf16 files hold.
     let widens = dtype == DType::F32 || !model_config["quantization_config"].is_null();
-    let weight_bytes = checkpoint.weight_file_bytes()? * if widens { 2 } else { 1 };
+    let widened_bytes = checkpoint.weight_file_bytes()? * if widens { 2 } else { 1 };
+    let weight_bytes = (widened_bytes as f64 * quantization.bits_per_weight() / 16.0) as usize;
     let kv = KvPlan::new(config, &architecture.kv_cache_spec(), dtype, wanted_len, weight_bytes)?;
-    let options = LoadOptions { dtype, max_model_len: kv.max_model_len };
+    let options = LoadOptions { dtype, quantization, max_model_len: kv.max_model_len };
     let model = load_weights(&architecture, &checkpoint, &model_config, options)?;
     let eos_token_ids =
         eos_token_ids(&generation_config, &model_config, tokenizer.as_deref(), architecture.vocab_size());
@@ -101,7 +98,8 @@ pub fn load(state: &AppState) -> Result<Loaded> {
     let dialect = config.dialect.or(renderer.as_ref().map(PromptRenderer::dialect)).unwrap_or(Dialect::Plain);
     let markers = tokenizer.as_deref().map(|tokenizer| Markers::new(dialect, tokenizer)).unwrap_or_default();
     let numerics_name = format!("{numerics:?}");
-    let parts = Parts { checkpoint: &checkpoint.digest()?, dtype: dtype.as_str(), numerics: &numerics_name };
+    let weights = weights_name(dtype, quantization);
+    let parts = Parts { checkpoint: &checkpoint.digest()?, weights: &weights, numerics: &numerics_name };
     let serving = Serving {
         engine: engine.handle(),
         tokenizer,
@@ -119,7 +117,30 @@ pub fn load(state: &AppState) -> Result<Loaded> {
         created: unix_now(),
     };
     state.metrics.start(&serving.model_names[0], config.block_size, kv.num_blocks);
-    Ok(Loaded { engine, serving, kv_tokens: kv.num_blocks * config.block_size, dtype })
+    Ok(Loaded { engine, serving, kv_tokens: kv.num_blocks * config.block_size, weights })
+}
+
+/// The compute type and what weights are quantised to.
+fn number_types(config: &Config, model_config: &Value) -> Result<(DType, Quantization)> {
+    let dtype = match config.dtype {
+        Dtype::Auto => Architecture::natural_dtype(model_config)?,
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+    };
+    let quantization = Quantization::from(config.quantization);
+    if quantization != Quantization::None && dtype != DType::BF16 {
+        bail!("quantization is of weights in bf16, but the type is f32: give dtype = \"bf16\" too");
+    }
+    Ok((dtype, quantization))
+}
+
+/// For people, and for all that depends on it.
+fn weights_name(dtype: DType, quantization: Quantization) -> String {
+    match quantization {
+        Quantization::None => dtype.as_str().to_owned(),
+        Quantization::Int8 => "int8".to_owned(),
+        Quantization::Int4 => "int4".to_owned(),
+    }
 }
 
 fn open(config: &Config) -> Result<Checkpoint> {

@@ -36,8 +36,8 @@ pub(crate) fn packed_experts(x: &[bf16], routes: &Routes, gate_up: &PackedMatrix
     let mut order: Vec<usize> = (0..routes.expert_ids.len()).collect(); // (token, choice) by expert
     order.sort_by_key(|&pair| (routes.expert_ids[pair], pair));
     let (segments, blocks) = segments(&order, routes.expert_ids);
-    let rows = PackedRows::pack(blocks, hidden, |row| &x[order[row] / top_k * hidden..][..hidden]);
-    let activated = activate(&rows, &segments, gate_up, down.num_pairs());
+    let rows = gate_up.pack_rows(blocks, |row| &x[order[row] / top_k * hidden..][..hidden]);
+    let activated = activate(&rows, &segments, gate_up, down);
 
     let mut out = vec![0.0; num_tokens * hidden];
     let target = Split::new(&mut out);
@@ -76,45 +76,35 @@ fn segments(order: &[usize], expert_ids: &[u32]) -> (Vec<Segment>, Vec<Block>) {
 }
 
 /// `silu(gate) · up` of all rows, packed for the down projection.
-fn activate(rows: &PackedRows, segments: &[Segment], gate_up: &PackedMatrix, num_pairs: usize) -> PackedRows {
-    let mut activated = PackedRows::zeros(rows.blocks.clone(), num_pairs);
-    let (_, target) = activated.split();
+fn activate(rows: &PackedRows, segments: &[Segment], gate_up: &PackedMatrix, down: &PackedMatrix) -> PackedRows {
+    let (_, _, inner) = down.dims();
+    let mut activated = vec![bf16::ZERO; rows.num_rows() * inner];
+    let target = Split::new(&mut activated);
     let num_rows = rows.num_rows() / segments.len().max(1);
     let (num_runs, per_run) = cut_panels(gate_up, segments.len(), num_rows);
     parallel_products(gate_up.num_products(rows.num_rows()), segments.len() * num_runs, |task| {
         let (Segment { expert, blocks }, run) = (&segments[task / num_runs], task % num_runs);
         let panels = run * per_run..gate_up.num_panels().min((run + 1) * per_run);
-        let mut pairs = [0; PAIRS];
         multiply_panels(rows, &rows.blocks[blocks.clone()], gate_up, *expert, panels, |panel, block, product| {
-            let (first, num_rows) = (panel * PAIRS, block.num_rows);
-            let count = PAIRS.min(num_pairs - first);
-            // SAFETY: every task writes inner elements of its own, of rows that belong to one segment.
-            #[expect(unsafe_code, reason = "tasks write disjoint parts")]
-            let out = unsafe { target.part(block.first * num_pairs + first * num_rows, count * num_rows) };
+            let first = panel * COLUMNS / 2;
+            let count = (COLUMNS / 2).min(inner - first);
             for (row, values) in product.chunks_exact(COLUMNS).enumerate() {
-                silu_pairs(values, &mut pairs);
-                for (out, pair) in out[row..].iter_mut().step_by(num_rows).zip(&pairs) {
-                    *out = *pair;
-                }
+                // SAFETY: every task writes inner elements of its own, of rows that belong to one segment.
+                #[expect(unsafe_code, reason = "tasks write disjoint parts")]
+                let out = unsafe { target.part((block.first + row) * inner + first, count) };
+                silu_mul(values, out);
             }
         });
     });
-    activated
+    down.pack_rows(rows.blocks.clone(), |row| &activated[row * inner..][..inner])
 }
-
-/// Pairs of inner elements that a panel of gate and up rows gives.
-const PAIRS: usize = COLUMNS / 4;
 
 widest! {
     /// `silu(gate) · up`, rounded, for [`COLUMNS`] / 2 gates followed by as many ups.
-    fn silu_pairs(values: &[f32], pairs: &mut [u32; PAIRS]) {
+    fn silu_mul(values: &[f32], out: &mut [bf16]) {
         let (gate, up) = values.split_at(COLUMNS / 2);
-        let mut rounded = [0_u32; COLUMNS / 2];
-        for (rounded, (gate, up)) in rounded.iter_mut().zip(gate.iter().zip(up)) {
-            *rounded = u32::from(bf16::narrow(gate / (1.0 + exp(-gate)) * up).to_bits());
-        }
-        for (pair, two) in pairs.iter_mut().zip(rounded.chunks_exact(2)) {
-            *pair = two[0] | two[1] << 16;
+        for (out, (gate, up)) in out.iter_mut().zip(gate.iter().zip(up)) {
+            *out = bf16::narrow(gate / (1.0 + exp(-gate)) * up);
         }
     }
 }

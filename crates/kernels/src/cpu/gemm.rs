@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::packed::{Block, PackedMatrix, PackedRows, blocks};
-use super::panel::{AHEAD, COLUMNS, MAX_ROWS, multiply_add};
+use super::panel::{AHEAD, COLUMNS, MAX_ROWS};
 use super::pool::{Split, num_threads, parallel_products};
 use crate::Element;
 
@@ -38,7 +38,7 @@ pub(crate) fn multiply_panels(
             };
             let acc = &mut product[..block.num_rows * COLUMNS];
             acc.fill(0.0);
-            multiply_add(rows.block(*block), panel, ahead, acc);
+            w.multiply_add(rows, *block, panel, ahead, acc);
             visit(index, *block, acc);
         }
     }
@@ -47,7 +47,7 @@ pub(crate) fn multiply_panels(
 /// Cuts the panels of so many matrices into runs, each of one matrix: enough work per task to pay for the hand-over,
 /// enough tasks to balance. Gives runs per matrix and panels per run.
 pub(crate) fn cut_panels(w: &PackedMatrix, num_matrices: usize, num_rows: usize) -> (usize, usize) {
-    let work = w.num_pairs() * COLUMNS * num_rows.max(1);
+    let work = w.panel_len() * num_rows.max(1);
     let fewest = MIN_TASK.div_ceil(work.max(1));
     let balanced = (w.num_panels() * num_matrices).div_ceil(TASKS_PER_THREAD * num_threads());
     let per_run = balanced.clamp(1, MAX_RUN).max(fewest).min(w.num_panels().max(1));
@@ -58,7 +58,7 @@ pub(crate) fn cut_panels(w: &PackedMatrix, num_matrices: usize, num_rows: usize)
 pub(crate) fn packed_linear<T: Element>(x: &[bf16], w: &PackedMatrix) -> Vec<T> {
     let (_, num_out, num_in) = w.dims();
     let num_rows = x.len() / num_in;
-    let rows = PackedRows::pack(blocks(0, num_rows).collect(), num_in, |row| &x[row * num_in..][..num_in]);
+    let rows = w.pack_rows(blocks(0, num_rows).collect(), |row| &x[row * num_in..][..num_in]);
     let mut out = vec![T::ZERO; num_rows * num_out];
     let target = Split::new(&mut out);
     let (num_runs, per_run) = cut_panels(w, 1, num_rows);
@@ -76,7 +76,7 @@ pub(crate) fn packed_batched_linear(x: &[bf16], w: &PackedMatrix) -> Vec<f32> {
     let target = Split::new(&mut out);
     parallel_products(num_heads * w.num_products(num_tokens), num_heads, |head| {
         let row = |token: usize| &x[(token * num_heads + head) * num_in..][..num_in];
-        let rows = PackedRows::pack(blocks(0, num_tokens).collect(), num_in, row);
+        let rows = w.pack_rows(blocks(0, num_tokens).collect(), row);
         write_panels(&rows, w, head, 0..w.num_panels(), &target, |token| (token * num_heads + head) * num_out);
     });
     out
@@ -109,7 +109,7 @@ fn write_panels<T: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ComputePool;
+    use crate::{ComputePool, WeightForm};
 
     fn numbers(count: usize, seed: u32) -> Vec<bf16> {
         let mut state = seed;
@@ -120,36 +120,54 @@ mod tests {
         (0..count).map(|_| number()).collect()
     }
 
-    fn packed(values: &[bf16], dims: (usize, usize, usize), is_gated: bool) -> PackedMatrix {
+    fn packed(form: WeightForm, values: &[bf16], dims: (usize, usize, usize)) -> PackedMatrix {
         let (_, num_out, num_in) = dims;
         let read = |group: usize, row: usize, out: &mut [bf16]| {
             let start = (group * num_out + row) * num_in;
             out.copy_from_slice(&values[start..start + out.len()]);
             Ok::<(), candle_core::Error>(())
         };
-        PackedMatrix::pack(dims, is_gated, read).unwrap()
+        PackedMatrix::pack(form, dims, false, read).unwrap()
+    }
+
+    /// How far a product of numbers below 1 may be off, by its length.
+    fn tolerance(form: WeightForm, num_in: usize) -> f64 {
+        let per_root = match form {
+            WeightForm::Bf16 => 1e-5,
+            WeightForm::Int8 => 0.02,
+            WeightForm::Int4 => 0.1,
+        };
+        per_root * (num_in as f64).sqrt()
     }
 
     #[test]
     fn rows_are_independent_of_batch_and_threads() {
-        for (num_out, num_in) in [(1, 1), (7, 33), (40, 576), (130, 101), (64, 256)] {
-            let w = numbers(num_out * num_in, 2);
-            let packed = packed(&w, (1, num_out, num_in), false);
-            for num_rows in [1, 7, 32, 300] {
-                let x = numbers(num_rows * num_in, 1);
-                let run = |threads: usize, x: &[bf16]| -> Vec<f32> {
-                    ComputePool::new(threads).unwrap().install(|| packed_linear(x, &packed))
-                };
-                let all = run(2, &x);
-                assert_eq!(all, run(1, &x), "threads change bits at {num_rows} {num_out} {num_in}");
-                for row in [0, num_rows / 2, num_rows - 1] {
-                    let x_row = &x[row * num_in..][..num_in];
-                    assert_eq!(run(1, x_row), all[row * num_out..][..num_out], "row {row} of {num_rows}");
-                    for (column, w_row) in w.chunks_exact(num_in).enumerate() {
-                        let exact: f64 = x_row.iter().zip(w_row).map(|(a, b)| a.to_f64() * b.to_f64()).sum();
-                        let ours = f64::from(all[row * num_out + column]);
-                        assert!((exact - ours).abs() < 1e-5 * (num_in as f64).sqrt(), "{ours} instead of {exact}");
-                    }
+        let sizes = [(1, 1), (7, 33), (40, 576), (130, 101), (64, 256)];
+        for form in [WeightForm::Bf16, WeightForm::Int8, WeightForm::Int4] {
+            for (num_out, num_in) in sizes {
+                check_rows(form, num_out, num_in);
+            }
+        }
+    }
+
+    fn check_rows(form: WeightForm, num_out: usize, num_in: usize) {
+        let w = numbers(num_out * num_in, 2);
+        let packed = packed(form, &w, (1, num_out, num_in));
+        for num_rows in [1, 7, 32, 300] {
+            let x = numbers(num_rows * num_in, 1);
+            let run = |threads: usize, x: &[bf16]| -> Vec<f32> {
+                ComputePool::new(threads).unwrap().install(|| packed_linear(x, &packed))
+            };
+            let all = run(2, &x);
+            assert_eq!(all, run(1, &x), "threads change bits at {num_rows} {num_out} {num_in}");
+            for row in [0, num_rows / 2, num_rows - 1] {
+                let x_row = &x[row * num_in..][..num_in];
+                assert_eq!(run(1, x_row), all[row * num_out..][..num_out], "row {row} of {num_rows}");
+                for (column, w_row) in w.chunks_exact(num_in).enumerate() {
+                    let exact: f64 = x_row.iter().zip(w_row).map(|(a, b)| a.to_f64() * b.to_f64()).sum();
+                    let ours = f64::from(all[row * num_out + column]);
+                    let is_close = (exact - ours).abs() < tolerance(form, num_in);
+                    assert!(is_close, "{form:?}: {ours} instead of {exact}");
                 }
             }
         }
@@ -159,9 +177,9 @@ mod tests {
     fn heads_are_independent_products() {
         let (tokens, heads, num_in, num_out) = (14, 4, 24, 40);
         let (x, w) = (numbers(tokens * heads * num_in, 5), numbers(heads * num_out * num_in, 6));
-        let all = packed_batched_linear(&x, &packed(&w, (heads, num_out, num_in), false));
+        let all = packed_batched_linear(&x, &packed(WeightForm::Int8, &w, (heads, num_out, num_in)));
         for head in 0..heads {
-            let one = packed(&w[head * num_out * num_in..][..num_out * num_in], (1, num_out, num_in), false);
+            let one = packed(WeightForm::Int8, &w[head * num_out * num_in..][..num_out * num_in], (1, num_out, num_in));
             for token in 0..tokens {
                 let place = token * heads + head;
                 let expected: Vec<f32> = packed_linear(&x[place * num_in..][..num_in], &one);

@@ -10,7 +10,7 @@ use half::bf16;
 use super::attention::{AttentionShape, Pages};
 use super::exp::exp;
 use super::matmul::widest;
-use super::packed::{Block, PackedRows, blocks, fill_panel, pair};
+use super::packed::{Block, PackedRows, WeightForm, blocks, fill_panel, pair};
 use super::panel::{COLUMNS, multiply_add};
 use super::pool::{Split, parallel_products};
 use crate::Element;
@@ -101,7 +101,9 @@ impl LatentRows<'_> {
         let end = (*positions.iter().max().expect("groups are not empty") as usize + 1).min((part + 1) * PART);
         let q = &self.q[group.first * num_heads * width..][..num_queries * width];
         let q: Vec<bf16> = q.iter().map(|value| bf16::narrow(*value)).collect();
-        let queries = PackedRows::pack(blocks(0, num_queries).collect(), width, |row| &q[row * width..][..width]);
+        let queries = PackedRows::pack(WeightForm::Bf16, blocks(0, num_queries).collect(), width, |row| {
+            &q[row * width..][..width]
+        });
         let mut partial = Partial {
             max: vec![f32::NEG_INFINITY; num_queries],
             sum: vec![0.0; num_queries],

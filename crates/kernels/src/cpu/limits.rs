@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use half::bf16;
 
 use super::matmul::widest;
-use super::packed::PackedMatrix;
+use super::packed::{PackedMatrix, WeightForm};
 use super::panel::{COLUMNS, MAX_ROWS, multiply_add};
 use super::pool::{num_threads, parallel};
 
@@ -31,7 +31,7 @@ impl Limits {
     /// When there is no memory for it.
     pub fn measure() -> candle_core::Result<Self> {
         let dims = (1, READ_BYTES / READ_PIECE * COLUMNS, READ_PIECE / 2 / COLUMNS);
-        let memory = PackedMatrix::pack(dims, false, |_, row, values| {
+        let memory = PackedMatrix::pack(WeightForm::Bf16, dims, false, |_, row, values| {
             values.fill(bf16::from_bits(row as u16));
             Ok::<(), candle_core::Error>(())
         })?;

@@ -4,15 +4,39 @@ use half::bf16;
 use memmap2::{Advice, MmapMut};
 use rayon::prelude::*;
 
-use super::panel::{COLUMNS, MAX_ROWS};
+use super::panel::{self, COLUMNS, MAX_ROWS};
 use super::pool::{Split, parallel};
+use super::quantised_panel::{self, Bits, QuantisedBlock, fill_quantised_panel, quantise_row};
 
 /// Below this many values, rows are packed by one thread.
 const MIN_PARALLEL: usize = 1 << 15;
 
-/// bf16 matrices `(groups, out, in)`, packed in panels of 32 rows of the original.
+/// How weights are kept, and what is multiplied with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeightForm {
+    /// As they were.
+    #[default]
+    Bf16,
+    /// 8 bits with a scale per 128 inner elements; activations in 8 bits too.
+    Int8,
+    /// 4 bits with a scale per 32 inner elements; activations in 8 bits.
+    Int4,
+}
+
+impl WeightForm {
+    fn bits(self) -> Option<Bits> {
+        match self {
+            Self::Bf16 => None,
+            Self::Int8 => Some(Bits::Eight),
+            Self::Int4 => Some(Bits::Four),
+        }
+    }
+}
+
+/// Matrices `(groups, out, in)`, packed in panels of 32 rows of the original.
 #[derive(Debug)]
 pub struct PackedMatrix {
+    form: WeightForm,
     num_groups: usize,
     num_out: usize,
     num_in: usize,
@@ -29,19 +53,20 @@ impl PackedMatrix {
     /// # Errors
     /// Those of `read`, and when there is no memory.
     pub fn pack<E: From<candle_core::Error> + Send>(
+        form: WeightForm,
         (num_groups, num_out, num_in): (usize, usize, usize),
         is_gated: bool,
         read: impl Fn(usize, usize, &mut [bf16]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
         let map = |bytes: usize| MmapMut::map_anon(bytes.max(1)).map_err(candle_core::Error::from);
-        let mut packed = Self { num_groups, num_out, num_in, is_gated, panels: map(0)? };
+        let mut packed = Self { form, num_groups, num_out, num_in, is_gated, panels: map(0)? };
         let bytes = num_groups * packed.num_panels() * packed.panel_len() * size_of::<u32>();
         packed.panels = map(bytes)?;
         // Fewer, larger pages; where there are none it is as before.
         drop(packed.panels.advise(Advice::HugePage));
         let (num_panels, len) = (packed.num_panels(), packed.panel_len().max(1));
         let runs = packed.runs_per_panel();
-        as_pairs_mut(&mut packed.panels).par_chunks_exact_mut(len).enumerate().try_for_each_init(
+        as_words_mut(&mut packed.panels).par_chunks_exact_mut(len).enumerate().try_for_each_init(
             || vec![bf16::ZERO; COLUMNS * num_in],
             |rows, (index, panel)| {
                 let (group, panel_index) = (index / num_panels, index % num_panels);
@@ -51,7 +76,10 @@ impl PackedMatrix {
                     let place = run * COLUMNS / runs * num_in;
                     read(group, first, &mut rows[place..place + count * num_in])?;
                 }
-                fill_panel(panel, rows, num_in);
+                match form.bits() {
+                    None => fill_panel(panel, rows, num_in),
+                    Some(bits) => fill_quantised_panel(bits, panel, rows, num_in),
+                }
                 Ok::<(), E>(())
             },
         )?;
@@ -69,29 +97,42 @@ impl PackedMatrix {
         if self.is_gated { 2 } else { 1 }
     }
 
-    /// Pairs of inner elements.
-    pub(crate) fn num_pairs(&self) -> usize {
-        self.num_in.div_ceil(2)
-    }
-
     /// Panels of each matrix.
     pub(crate) fn num_panels(&self) -> usize {
         self.num_out.div_ceil(COLUMNS)
     }
 
-    /// Multiplications of pairs with so many rows.
+    /// Words of weights times so many rows.
     pub(crate) fn num_products(&self, num_rows: usize) -> usize {
         self.num_panels() * self.panel_len() * num_rows
     }
 
-    fn panel_len(&self) -> usize {
-        self.num_pairs() * COLUMNS
+    /// Words of a panel.
+    pub(crate) fn panel_len(&self) -> usize {
+        match self.form.bits() {
+            None => self.num_in.div_ceil(2) * COLUMNS,
+            Some(bits) => self.num_in.div_ceil(bits.group()) * bits.group_words(),
+        }
     }
 
-    /// One panel: `(pairs, COLUMNS)`.
+    /// One panel, in its form.
     pub(crate) fn panel(&self, group: usize, panel: usize) -> &[u32] {
         let len = self.panel_len();
-        &as_pairs(&self.panels)[(group * self.num_panels() + panel) * len..][..len]
+        &as_words(&self.panels)[(group * self.num_panels() + panel) * len..][..len]
+    }
+
+    /// Packs rows that `row` gives by number, to be multiplied with these weights.
+    pub(crate) fn pack_rows<'a>(&self, blocks: Vec<Block>, row: impl Fn(usize) -> &'a [bf16] + Sync) -> PackedRows {
+        PackedRows::pack(self.form, blocks, self.num_in, row)
+    }
+
+    /// `acc (rows, COLUMNS) += block · panel`. `ahead`: how many words after the panel's own lies what is to be read
+    /// next; 0 where nothing is.
+    pub(crate) fn multiply_add(&self, rows: &PackedRows, block: Block, panel: &[u32], ahead: usize, acc: &mut [f32]) {
+        match self.form.bits() {
+            None => panel::multiply_add(rows.block(block), panel, ahead, acc),
+            Some(bits) => quantised_panel::multiply_add(bits, rows.quantised_block(block), panel, ahead, acc),
+        }
     }
 
     /// Groups, rows and columns of the original.
@@ -105,7 +146,7 @@ impl PackedMatrix {
     }
 }
 
-fn as_pairs(bytes: &MmapMut) -> &[u32] {
+fn as_words(bytes: &MmapMut) -> &[u32] {
     // SAFETY: maps begin at page borders, and any four bytes are a number.
     #[expect(unsafe_code, reason = "a map is bytes, its content numbers")]
     unsafe {
@@ -113,7 +154,7 @@ fn as_pairs(bytes: &MmapMut) -> &[u32] {
     }
 }
 
-fn as_pairs_mut(bytes: &mut MmapMut) -> &mut [u32] {
+fn as_words_mut(bytes: &mut MmapMut) -> &mut [u32] {
     // SAFETY: maps begin at page borders, and any four bytes are a number.
     #[expect(unsafe_code, reason = "a map is bytes, its content numbers")]
     unsafe {
@@ -163,34 +204,62 @@ pub(crate) fn blocks(start: usize, end: usize) -> impl Iterator<Item = Block> {
     })
 }
 
-/// bf16 rows, packed block by block: each `(pairs, rows of the block)`.
+/// Rows, packed block by block for one form of weights.
 #[derive(Debug)]
 pub(crate) struct PackedRows {
     pub blocks: Vec<Block>,
-    num_pairs: usize,
+    /// Words of a row: pairs of bf16 elements or quads of 8-bit ones.
+    num_words: usize,
+    /// Each block `(words, rows of the block)`.
     data: Vec<u32>,
+    /// Of 8-bit rows, else none.
+    num_groups: usize,
+    /// Each block `(groups, rows of the block)`.
+    scales: Vec<f32>,
+    sums: Vec<i32>,
 }
 
 impl PackedRows {
     /// Packs rows that `row` gives by number.
-    pub fn pack<'a>(blocks: Vec<Block>, num_in: usize, row: impl Fn(usize) -> &'a [bf16] + Sync) -> Self {
-        let mut packed = Self::zeros(blocks, num_in.div_ceil(2));
-        let Self { blocks, num_pairs, data } = &mut packed;
-        let is_small = data.len() < MIN_PARALLEL;
-        let data = Split::new(data);
+    pub fn pack<'a>(
+        form: WeightForm,
+        blocks: Vec<Block>,
+        num_in: usize,
+        row: impl Fn(usize) -> &'a [bf16] + Sync,
+    ) -> Self {
+        let mut packed = match form.bits() {
+            None => Self::zeros(blocks, num_in.div_ceil(2)),
+            Some(bits) => {
+                let num_groups = num_in.div_ceil(bits.group());
+                let mut packed = Self::zeros(blocks, num_groups * bits.group() / 4);
+                packed.num_groups = num_groups;
+                packed.scales = vec![0.0; packed.num_rows() * num_groups];
+                packed.sums = vec![0; packed.num_rows() * num_groups];
+                packed
+            }
+        };
+        let is_small = packed.data.len() < MIN_PARALLEL;
+        let Self { blocks, num_words, data, num_groups, scales, sums } = &mut packed;
+        let (data, scales, sums) = (Split::new(data), Split::new(scales), Split::new(sums));
         let fill = |block: &Block| {
             let Block { first, num_rows } = *block;
             // SAFETY: blocks do not overlap, and each is taken by one task.
             #[expect(unsafe_code, reason = "tasks write disjoint parts")]
-            let out = unsafe { data.part(first * *num_pairs, num_rows * *num_pairs) };
+            let (out, scales, sums) = unsafe {
+                (
+                    data.part(first * *num_words, num_rows * *num_words),
+                    scales.part(first * *num_groups, num_rows * *num_groups),
+                    sums.part(first * *num_groups, num_rows * *num_groups),
+                )
+            };
             for index in 0..num_rows {
                 let values = row(first + index);
-                let pairs = values.chunks_exact(2);
-                if let [last] = pairs.remainder() {
-                    out[values.len() / 2 * num_rows + index] = pair(*last, bf16::ZERO);
-                }
-                for (out, values) in out[index..].iter_mut().step_by(num_rows).zip(pairs) {
-                    *out = pair(values[0], values[1]);
+                match form.bits() {
+                    None => fill_pairs(values, num_rows, &mut out[index..]),
+                    Some(bits) => {
+                        let (scales, sums) = (&mut scales[index..], &mut sums[index..]);
+                        quantise_row(bits, values, num_rows, &mut out[index..], scales, sums);
+                    }
                 }
             }
         };
@@ -202,11 +271,11 @@ impl PackedRows {
         packed
     }
 
-    /// Rows of zeros, to be filled.
+    /// bf16 rows of zeros, to be filled.
     pub fn zeros(blocks: Vec<Block>, num_pairs: usize) -> Self {
-        let mut packed = Self { blocks, num_pairs, data: Vec::new() };
-        packed.data = vec![0; packed.num_rows() * num_pairs];
-        packed
+        let num_rows = blocks.last().map_or(0, |last| last.first + last.num_rows);
+        let data = vec![0; num_rows * num_pairs];
+        Self { blocks, num_words: num_pairs, data, num_groups: 0, scales: Vec::new(), sums: Vec::new() }
     }
 
     pub fn num_rows(&self) -> usize {
@@ -214,10 +283,26 @@ impl PackedRows {
     }
 
     pub fn block(&self, block: Block) -> &[u32] {
-        &self.data[block.first * self.num_pairs..][..block.num_rows * self.num_pairs]
+        &self.data[block.first * self.num_words..][..block.num_rows * self.num_words]
+    }
+
+    fn quantised_block(&self, block: Block) -> QuantisedBlock<'_> {
+        let groups = block.first * self.num_groups..(block.first + block.num_rows) * self.num_groups;
+        QuantisedBlock { quads: self.block(block), scales: &self.scales[groups.clone()], sums: &self.sums[groups] }
     }
 
     pub fn split(&mut self) -> (&[Block], Split<'_, u32>) {
         (&self.blocks, Split::new(&mut self.data))
+    }
+}
+
+/// A bf16 row to every `stride`-th word.
+fn fill_pairs(values: &[bf16], stride: usize, out: &mut [u32]) {
+    let pairs = values.chunks_exact(2);
+    if let [last] = pairs.remainder() {
+        out[values.len() / 2 * stride] = pair(*last, bf16::ZERO);
+    }
+    for (out, values) in out.iter_mut().step_by(stride).zip(pairs) {
+        *out = pair(values[0], values[1]);
     }
 }

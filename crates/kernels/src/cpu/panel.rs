@@ -23,10 +23,10 @@ pub(crate) const MAX_ROWS: usize = 12;
 type Form = unsafe fn(block: *const u32, panel: *const u32, num_pairs: usize, ahead: usize, acc: *mut f32);
 
 /// The forms for 1, 2, … rows.
-type Forms = [Form; MAX_ROWS];
+pub(super) type Forms<F> = [F; MAX_ROWS];
 
 /// The best forms for this processor.
-static BEST: LazyLock<Forms> = LazyLock::new(|| available().pop().expect("there is always the plain form").1);
+static BEST: LazyLock<Forms<Form>> = LazyLock::new(|| available().pop().expect("there is always the plain form").1);
 
 /// Far enough ahead to be there when it is needed, past the page that the processor's own prefetching ends at.
 pub(crate) const AHEAD: usize = 1024;
@@ -37,7 +37,7 @@ pub(crate) fn multiply_add(block: &[u32], panel: &[u32], ahead: usize, acc: &mut
     multiply_add_with(&BEST, block, panel, ahead, acc);
 }
 
-fn multiply_add_with(forms: &Forms, block: &[u32], panel: &[u32], ahead: usize, acc: &mut [f32]) {
+fn multiply_add_with(forms: &Forms<Form>, block: &[u32], panel: &[u32], ahead: usize, acc: &mut [f32]) {
     let num_rows = acc.len() / COLUMNS;
     let num_pairs = panel.len() / COLUMNS;
     assert!(
@@ -52,7 +52,7 @@ fn multiply_add_with(forms: &Forms, block: &[u32], panel: &[u32], ahead: usize, 
 }
 
 /// The forms that this processor has, best last.
-fn available() -> Vec<(&'static str, Forms)> {
+fn available() -> Vec<(&'static str, Forms<Form>)> {
     let mut all = vec![("plain", forms!(plain))];
     #[cfg(target_arch = "x86_64")]
     {
@@ -82,11 +82,11 @@ macro_rules! forms {
 }
 use forms;
 
-fn low(pair: u32) -> f32 {
+pub(super) fn low(pair: u32) -> f32 {
     f32::from_bits(pair << 16)
 }
 
-fn high(pair: u32) -> f32 {
+pub(super) fn high(pair: u32) -> f32 {
     f32::from_bits(pair & 0xffff_0000)
 }
 

@@ -4,14 +4,14 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use half::bf16;
 
 use super::operand::Operand;
-use crate::cpu::PackedMatrix;
+use crate::cpu::{PackedMatrix, WeightForm};
 
 /// Matrices `(groups, out, in)` that activations are multiplied with.
 #[derive(Debug)]
 pub enum Weight {
     /// As they were: f32 on the CPU.
     Plain(Tensor),
-    /// bf16 on the CPU.
+    /// bf16 on the CPU, quantised or not.
     Packed(PackedMatrix),
 }
 
@@ -21,11 +21,11 @@ impl Weight {
         dtype == DType::BF16 && device.is_cpu()
     }
 
-    /// From `(out, in)` or `(groups, out, in)`. `is_gated`: gate rows, then as many up rows, for [`super::gated_mlp`].
+    /// From `(out, in)` or `(groups, out, in)`. `form`: of what is packed; `is_gated`: gate rows, then as many up rows, for [`super::gated_mlp`].
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn new(tensor: Tensor, is_gated: bool) -> Result<Self> {
+    pub fn new(tensor: Tensor, form: WeightForm, is_gated: bool) -> Result<Self> {
         let tensor = if tensor.rank() == 2 { tensor.unsqueeze(0)? } else { tensor };
         if !Self::is_packed(tensor.dtype(), tensor.device()) {
             return Ok(Self::Plain(tensor));
@@ -38,7 +38,7 @@ impl Weight {
             out.copy_from_slice(&values[start..start + out.len()]);
             Ok::<(), candle_core::Error>(())
         };
-        Ok(Self::Packed(PackedMatrix::pack((num_groups, num_out, num_in), is_gated, read)?))
+        Ok(Self::Packed(PackedMatrix::pack(form, (num_groups, num_out, num_in), is_gated, read)?))
     }
 
     /// Groups, outputs and inputs.

@@ -4,6 +4,7 @@
 //! `latent + rope` values, nothing per head.
 
 use candle_core::{D, Result, Tensor};
+use moesaic_kernels::WeightForm;
 use moesaic_kernels::ops::{self, AbsorbedRows, NaiveRows, Weight};
 
 use super::{Linear, RmsNorm, Rotary};
@@ -100,8 +101,8 @@ impl Mla {
             query: QueryProjection::load(weights, name, config)?,
             kv_a: Linear::load(weights, &format!("{name}.kv_a_proj_with_mqa"), kv_lora_rank + rope, hidden)?,
             kv_a_norm: RmsNorm::load(weights, &format!("{name}.kv_a_layernorm"), kv_lora_rank, LATENT_NORM_EPS)?,
-            key_up: Weight::new(heads.narrow(1, 0, nope)?.transpose(1, 2)?.contiguous()?, false)?,
-            value_up: Weight::new(heads.narrow(1, nope, value)?.contiguous()?, false)?,
+            key_up: Weight::new(heads.narrow(1, 0, nope)?.transpose(1, 2)?.contiguous()?, WeightForm::Bf16, false)?,
+            value_up: Weight::new(heads.narrow(1, nope, value)?.contiguous()?, WeightForm::Bf16, false)?,
             kv_b: Linear::new(kv_b)?,
             output: Linear::load(weights, &format!("{name}.o_proj"), hidden, num_heads * value)?,
             config: config.clone(),

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use moesaic_kernels::ops::{self, Weight};
 
-use crate::{ModelError, Weights};
+use crate::{ModelError, Role, Weights};
 
 /// `down(silu(gate x) · up x)`, gate and up as one product.
 #[derive(Debug)]
@@ -17,8 +17,8 @@ impl Mlp {
     pub fn load(weights: &Weights, name: &str, hidden: usize, inner: usize) -> std::result::Result<Self, ModelError> {
         let names = |parts: &[&str]| parts.iter().map(|part| format!("{name}.{part}_proj.weight")).collect();
         Ok(Self {
-            gate_up: weights.matrices(&[names(&["gate", "up"])], [inner, hidden], true)?,
-            down: weights.matrices(&[names(&["down"])], [hidden, inner], false)?,
+            gate_up: weights.matrices(&[names(&["gate", "up"])], [inner, hidden], Role::GateUp)?,
+            down: weights.matrices(&[names(&["down"])], [hidden, inner], Role::Down)?,
         })
     }
 

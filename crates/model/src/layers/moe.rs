@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor};
 use moesaic_kernels::ops::{self, RouterConfig, Routing, Weight};
 
 use super::{Linear, Mlp};
-use crate::{ModelError, Weights};
+use crate::{ModelError, Role, Weights};
 
 /// Sizes and rule of a layer.
 #[derive(Debug, Clone)]
@@ -55,8 +55,8 @@ impl Moe {
         Ok(Self {
             gate,
             bias: bias.transpose()?,
-            gate_up: weights.matrices(&names(&["gate", "up"]), [config.inner, hidden], true)?,
-            down: weights.matrices(&names(&["down"]), [hidden, config.inner], false)?,
+            gate_up: weights.matrices(&names(&["gate", "up"]), [config.inner, hidden], Role::GateUp)?,
+            down: weights.matrices(&names(&["down"]), [hidden, config.inner], Role::Down)?,
             shared: shared.transpose()?,
             router: config.router.clone(),
         })

@@ -1,0 +1,648 @@
+//! Products of 8-bit rows with panels of 8-bit or 4-bit weights: the innermost loops.
+//!
+//! Inner elements come in groups, each with one scale per column and one per row. Within a group everything is whole
+//! numbers, exact in any order; groups are added by one chain of fused f32 additions per output. So all forms here give
+//! the same bits, whatever the other rows and the block size.
+//!
+//! Four neighbouring inner elements of a row are one `u32` of signed bytes (a quad), first in the lowest. A panel holds
+//! its groups one after the other: 16 words of bf16 scales (word `c`: columns `c` and, in its high half, `c + 16`), then
+//! the weights, plus the form's bias so that they are not negative: quads `(quads, COLUMNS)` of bytes, or
+//! `(quads / 2, COLUMNS)` of nibbles, where byte `i` is element `i` of a quad and, in its high half, of the next.
+
+use std::sync::LazyLock;
+
+use half::bf16;
+
+use super::matmul::widest;
+use super::panel::{COLUMNS, Forms, high, low};
+use crate::Element;
+
+/// Bits per weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bits {
+    Eight,
+    Four,
+}
+
+/// Words of scales before each group of a panel.
+const SCALE_WORDS: usize = COLUMNS / 2;
+
+impl Bits {
+    /// Inner elements that share a scale. Fewer where the codes are coarser.
+    pub const fn group(self) -> usize {
+        match self {
+            Self::Eight => 128,
+            Self::Four => 32,
+        }
+    }
+
+    /// Words of a group of a panel.
+    pub const fn group_words(self) -> usize {
+        SCALE_WORDS + self.group() * COLUMNS / self.per_word()
+    }
+
+    /// Words of a group of a row.
+    const fn quads(self) -> usize {
+        self.group() / 4
+    }
+
+    const fn per_word(self) -> usize {
+        match self {
+            Self::Eight => 4,
+            Self::Four => 8,
+        }
+    }
+
+    /// What is added to weights.
+    const fn bias(self) -> i32 {
+        match self {
+            Self::Eight => 128,
+            Self::Four => 8,
+        }
+    }
+
+    /// Of a const parameter.
+    const fn of(bits: u32) -> Self {
+        if bits == 8 { Self::Eight } else { Self::Four }
+    }
+}
+
+/// A block of rows, each part `(…, rows)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QuantisedBlock<'a> {
+    pub quads: &'a [u32],
+    /// Per group.
+    pub scales: &'a [f32],
+    /// Per group: the sum of the row's elements times the bias of the weights, negative.
+    pub sums: &'a [i32],
+}
+
+/// Where a block's parts lie.
+#[derive(Clone, Copy)]
+struct Pointers {
+    quads: *const u32,
+    scales: *const f32,
+    sums: *const i32,
+}
+
+/// As a form of bf16 panels, over groups.
+type Form = unsafe fn(block: Pointers, panel: *const u32, num_groups: usize, ahead: usize, acc: *mut f32);
+
+/// Of this processor: 8 bits, 4 bits.
+static BEST: LazyLock<[Forms<Form>; 2]> =
+    LazyLock::new(|| available().pop().expect("there is always the plain form").1);
+
+/// `acc (rows, COLUMNS) += block · panel`. `ahead`: as for bf16 panels.
+pub(crate) fn multiply_add(bits: Bits, block: QuantisedBlock, panel: &[u32], ahead: usize, acc: &mut [f32]) {
+    multiply_add_with(&BEST, bits, block, panel, ahead, acc);
+}
+
+fn multiply_add_with(
+    forms: &[Forms<Form>; 2],
+    bits: Bits,
+    block: QuantisedBlock,
+    panel: &[u32],
+    ahead: usize,
+    acc: &mut [f32],
+) {
+    let num_rows = acc.len() / COLUMNS;
+    let num_groups = panel.len() / bits.group_words();
+    assert!(
+        panel.len() == num_groups * bits.group_words()
+            && block.quads.len() == num_groups * bits.quads() * num_rows
+            && block.scales.len() == num_groups * num_rows
+            && block.sums.len() == block.scales.len()
+            && acc.len() == num_rows * COLUMNS,
+        "a block, a panel and their product fit"
+    );
+    let pointers = Pointers { quads: block.quads.as_ptr(), scales: block.scales.as_ptr(), sums: block.sums.as_ptr() };
+    // SAFETY: the sizes were checked above; `available` lists only forms that this processor has.
+    #[expect(unsafe_code, reason = "a detected instruction set needs an unsafe call")]
+    unsafe {
+        forms[bits as usize][num_rows - 1](pointers, panel.as_ptr(), num_groups, ahead, acc.as_mut_ptr());
+    }
+}
+
+/// The forms that this processor has, best last.
+fn available() -> Vec<(&'static str, [Forms<Form>; 2])> {
+    let mut all = vec![("plain", [forms!(plain, 8), forms!(plain, 4)])];
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx2") && has!("fma") {
+            all.push(("avx2", [forms!(x86::avx2, 8), forms!(x86::avx2, 4)]));
+            if has!("avxvnni") {
+                all.push(("avx-vnni", [forms!(x86::avx_vnni, 8), forms!(x86::avx_vnni, 4)]));
+            }
+        }
+        if has!("avx512f") && has!("avx512bw") && has!("avx512vnni") {
+            all.push(("avx512-vnni", [forms!(x86::avx512_vnni, 8), forms!(x86::avx512_vnni, 4)]));
+        }
+    }
+    all
+}
+
+/// A function with a number of rows, for every number.
+macro_rules! forms {
+    ($($form:ident)::+, $bits:literal) => {
+        [
+            $($form)::+::<1, $bits>, $($form)::+::<2, $bits>, $($form)::+::<3, $bits>, $($form)::+::<4, $bits>,
+            $($form)::+::<5, $bits>, $($form)::+::<6, $bits>, $($form)::+::<7, $bits>, $($form)::+::<8, $bits>,
+            $($form)::+::<9, $bits>, $($form)::+::<10, $bits>, $($form)::+::<11, $bits>, $($form)::+::<12, $bits>,
+        ]
+    };
+}
+use forms;
+
+/// The oracle.
+///
+/// # Safety
+/// As for every [`Form`].
+#[expect(unsafe_code, reason = "has the signature of the other forms")]
+unsafe fn plain<const ROWS: usize, const BITS: u32>(
+    block: Pointers,
+    panel: *const u32,
+    num_groups: usize,
+    _ahead: usize,
+    acc: *mut f32,
+) {
+    let bits = Bits::of(BITS);
+    // SAFETY: the caller's promise.
+    let (quads, scales, sums, panel, acc) = unsafe {
+        (
+            std::slice::from_raw_parts(block.quads, num_groups * bits.quads() * ROWS),
+            std::slice::from_raw_parts(block.scales, num_groups * ROWS),
+            std::slice::from_raw_parts(block.sums, num_groups * ROWS),
+            std::slice::from_raw_parts(panel, num_groups * bits.group_words()),
+            std::slice::from_raw_parts_mut(acc, ROWS * COLUMNS),
+        )
+    };
+    for (group, panel) in panel.chunks_exact(bits.group_words()).enumerate() {
+        let (w_scales, weights) = panel.split_at(SCALE_WORDS);
+        for row in 0..ROWS {
+            for column in 0..COLUMNS {
+                let mut dot = sums[group * ROWS + row];
+                for quad in 0..bits.quads() {
+                    let x = quads[(group * bits.quads() + quad) * ROWS + row].to_le_bytes();
+                    let codes = match bits {
+                        Bits::Eight => weights[quad * COLUMNS + column],
+                        Bits::Four => weights[quad / 2 * COLUMNS + column] >> (4 * (quad % 2)) & 0x0f0f_0f0f,
+                    };
+                    dot +=
+                        x.iter().zip(codes.to_le_bytes()).map(|(x, w)| i32::from(*x as i8) * i32::from(w)).sum::<i32>();
+                }
+                let pair = w_scales[column % SCALE_WORDS];
+                let scale = if column < SCALE_WORDS { low(pair) } else { high(pair) };
+                let acc = &mut acc[row * COLUMNS + column];
+                *acc = (dot as f32).mul_add(scale * scales[group * ROWS + row], *acc);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "intrinsics work on pointers")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_ps,
+        _mm256_cvtepi32_ps, _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+        _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
+        _mm256_set1_ps, _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm512_and_si512, _mm512_castsi512_ps,
+        _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
+        _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
+    };
+
+    use super::{Bits, COLUMNS, Pointers, SCALE_WORDS};
+
+    const HIGH: i32 = 0xffff_0000_u32 as i32;
+
+    /// # Safety
+    /// AVX-512 F, BW and VNNI; as for every form.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub(super) unsafe fn avx512_vnni<const ROWS: usize, const BITS: u32>(
+        block: Pointers,
+        panel: *const u32,
+        num_groups: usize,
+        ahead: usize,
+        acc: *mut f32,
+    ) {
+        let bits = Bits::of(BITS);
+        // SAFETY: the caller's promise.
+        unsafe {
+            for group in 0..num_groups {
+                let place = panel.add(group * bits.group_words());
+                let mut quads = block.quads.add(group * bits.quads() * ROWS);
+                let mut dots: [_; ROWS] =
+                    std::array::from_fn(|row| [_mm512_set1_epi32(*block.sums.add(group * ROWS + row)); 2]);
+                let load = |word: usize| {
+                    let place = place.add(word);
+                    _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(ahead).cast());
+                    _mm512_loadu_si512(place.cast())
+                };
+                let mut add = |weights: [_; 2]| {
+                    for (row, dots) in dots.iter_mut().enumerate() {
+                        let x = _mm512_set1_epi32(*quads.add(row) as i32);
+                        dots[0] = _mm512_dpbusd_epi32(dots[0], weights[0], x);
+                        dots[1] = _mm512_dpbusd_epi32(dots[1], weights[1], x);
+                    }
+                    quads = quads.add(ROWS);
+                };
+                for step in 0..(bits.group_words() - SCALE_WORDS) / COLUMNS {
+                    let words = [0, 16].map(|column| load(SCALE_WORDS + step * COLUMNS + column));
+                    if BITS == 8 {
+                        add(words);
+                    } else {
+                        let nibbles = _mm512_set1_epi8(0x0f);
+                        add(words.map(|word| _mm512_and_si512(word, nibbles)));
+                        add(words.map(|word| _mm512_and_si512(_mm512_srli_epi16::<4>(word), nibbles)));
+                    }
+                }
+                let pairs = load(0);
+                let scales = [
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)),
+                    _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(HIGH))),
+                ];
+                for (row, dots) in dots.iter().enumerate() {
+                    let x_scale = _mm512_set1_ps(*block.scales.add(group * ROWS + row));
+                    for half in 0..2 {
+                        let acc = acc.add(row * COLUMNS + 16 * half);
+                        let scale = _mm512_mul_ps(scales[half], x_scale);
+                        _mm512_storeu_ps(
+                            acc,
+                            _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[half]), scale, _mm512_loadu_ps(acc)),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// `acc + Σ weights · x` by fours. Sums of two products must fit 16 bits: the highest bit of the weights apart.
+    #[target_feature(enable = "avx2")]
+    fn dot_avx2<const BITS: u32>(acc: __m256i, weights: __m256i, x: __m256i) -> __m256i {
+        let ones = _mm256_set1_epi16(1);
+        let add = |acc, weights| _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(weights, x), ones));
+        if BITS == 4 {
+            return add(acc, weights);
+        }
+        let acc = add(acc, _mm256_and_si256(weights, _mm256_set1_epi8(0x7f)));
+        add(acc, _mm256_and_si256(weights, _mm256_set1_epi8(-0x80)))
+    }
+
+    #[target_feature(enable = "avx2,avxvnni")]
+    fn dot_avx_vnni<const BITS: u32>(acc: __m256i, weights: __m256i, x: __m256i) -> __m256i {
+        _mm256_dpbusd_avx_epi32(acc, weights, x)
+    }
+
+    /// A form on registers of 32 bytes, two rows at a time.
+    macro_rules! short_form {
+        ($name:ident, $rows:ident, $features:literal, $dot:ident) => {
+            /// # Safety
+            /// The features; as for every form.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $name<const ROWS: usize, const BITS: u32>(
+                block: Pointers,
+                panel: *const u32,
+                num_groups: usize,
+                _ahead: usize,
+                acc: *mut f32,
+            ) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    for row in (0..ROWS - ROWS % 2).step_by(2) {
+                        $rows::<2, BITS>(block, row, ROWS, panel, num_groups, acc.add(row * COLUMNS));
+                    }
+                    if ROWS % 2 == 1 {
+                        $rows::<1, BITS>(block, ROWS - 1, ROWS, panel, num_groups, acc.add((ROWS - 1) * COLUMNS));
+                    }
+                }
+            }
+
+            /// Of a block of `stride` rows, those from `first` on.
+            ///
+            /// # Safety
+            /// As the function above.
+            #[target_feature(enable = $features)]
+            unsafe fn $rows<const ROWS: usize, const BITS: u32>(
+                block: Pointers,
+                first: usize,
+                stride: usize,
+                panel: *const u32,
+                num_groups: usize,
+                acc: *mut f32,
+            ) {
+                let bits = Bits::of(BITS);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    for group in 0..num_groups {
+                        let place = panel.add(group * bits.group_words());
+                        let weights = place.add(SCALE_WORDS);
+                        let quads = block.quads.add(group * bits.quads() * stride + first);
+                        let parts = group * stride + first;
+                        for quarter in 0..4 {
+                            let mut dots: [_; ROWS] =
+                                std::array::from_fn(|row| _mm256_set1_epi32(*block.sums.add(parts + row)));
+                            for quad in 0..bits.quads() {
+                                let step = if BITS == 8 { quad } else { quad / 2 };
+                                let mut word = _mm256_loadu_si256(weights.add(step * COLUMNS + 8 * quarter).cast());
+                                if BITS == 4 {
+                                    let shifted = if quad % 2 == 0 { word } else { _mm256_srli_epi16::<4>(word) };
+                                    word = _mm256_and_si256(shifted, _mm256_set1_epi8(0x0f));
+                                }
+                                for (row, dot) in dots.iter_mut().enumerate() {
+                                    let x = _mm256_set1_epi32(*quads.add(quad * stride + row) as i32);
+                                    *dot = $dot::<BITS>(*dot, word, x);
+                                }
+                            }
+                            let pairs = _mm256_loadu_si256(place.add(8 * (quarter % 2)).cast());
+                            let scales = if quarter < 2 {
+                                _mm256_slli_epi32::<16>(pairs)
+                            } else {
+                                _mm256_and_si256(pairs, _mm256_set1_epi32(HIGH))
+                            };
+                            for (row, dot) in dots.iter().enumerate() {
+                                let x_scale = _mm256_set1_ps(*block.scales.add(parts + row));
+                                let scale = _mm256_mul_ps(_mm256_castsi256_ps(scales), x_scale);
+                                let acc = acc.add(row * COLUMNS + 8 * quarter);
+                                let sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(*dot), scale, _mm256_loadu_ps(acc));
+                                _mm256_storeu_ps(acc, sum);
+                            }
+                        }
+                    }
+                }
+            }
+        };
+    }
+
+    short_form!(avx2, avx2_rows, "avx2,fma", dot_avx2);
+    short_form!(avx_vnni, avx_vnni_rows, "avx2,fma,avxvnni", dot_avx_vnni);
+}
+
+/// Longest group.
+const MAX_GROUP: usize = 128;
+
+/// Quantises a row: words to `quads`, every `stride`-th, and so for its scales and sums.
+pub(crate) fn quantise_row(
+    bits: Bits,
+    values: &[bf16],
+    stride: usize,
+    quads: &mut [u32],
+    scales: &mut [f32],
+    sums: &mut [i32],
+) {
+    let mut codes = [0_i8; MAX_GROUP];
+    let codes = &mut codes[..bits.group()];
+    for (group, values) in values.chunks(bits.group()).enumerate() {
+        codes.fill(0);
+        let (scale, sum) = (&mut scales[group * stride], &mut sums[group * stride]);
+        round_activations(values, codes, scale, sum);
+        *sum *= -bits.bias();
+        let quads = quads[group * bits.quads() * stride..].iter_mut().step_by(stride);
+        for (quad, codes) in quads.zip(codes.chunks_exact(4)) {
+            *quad = u32::from_le_bytes([codes[0], codes[1], codes[2], codes[3]].map(|code| code as u8));
+        }
+    }
+}
+
+widest! {
+    /// `values ≈ scale · codes`. What is not a number makes the scale none: it must not go unnoticed.
+    fn round_activations(values: &[bf16], codes: &mut [i8], scale: &mut f32, sum: &mut i32) {
+        let largest = values.iter().map(|value| value.to_bits() & 0x7fff).fold(0, u16::max);
+        let largest = bf16::from_bits(largest).widen();
+        *scale = largest / 127.0;
+        let inverse = inverse_of(largest, 127.0);
+        *sum = 0;
+        for (code, value) in codes.iter_mut().zip(values) {
+            let rounded = (value.widen() * inverse).round_ties_even() as i32;
+            *code = rounded as i8;
+            *sum += rounded;
+        }
+    }
+}
+
+/// Fills a panel with quantised `rows (COLUMNS, num_in)`.
+pub(crate) fn fill_quantised_panel(bits: Bits, panel: &mut [u32], rows: &[bf16], num_in: usize) {
+    let mut codes = [0_u8; MAX_GROUP];
+    let codes = &mut codes[..bits.group()];
+    for (group, panel) in panel.chunks_exact_mut(bits.group_words()).enumerate() {
+        let (scales, words) = panel.split_at_mut(SCALE_WORDS);
+        let columns = group * bits.group()..num_in.min((group + 1) * bits.group());
+        for column in 0..COLUMNS {
+            let values = &rows[column * num_in..][columns.clone()];
+            let mut scale = bf16::ZERO;
+            codes.fill(bits.bias() as u8);
+            match bits {
+                Bits::Eight => round_to_eight(values, codes, &mut scale),
+                Bits::Four => round_to_four(values, codes, &mut scale),
+            }
+            let shift = if column < SCALE_WORDS { 0 } else { 16 };
+            let pair = &mut scales[column % SCALE_WORDS];
+            *pair = *pair & !(0xffff << shift) | u32::from(scale.to_bits()) << shift;
+            let words = words[column..].iter_mut().step_by(COLUMNS);
+            for (word, codes) in words.zip(codes.chunks_exact(bits.per_word())) {
+                let mut bytes: [u8; 4] = codes[..4].try_into().expect("four of them");
+                if bits == Bits::Four {
+                    for (byte, next) in bytes.iter_mut().zip(&codes[4..]) {
+                        *byte |= next << 4;
+                    }
+                }
+                *word = u32::from_le_bytes(bytes);
+            }
+        }
+    }
+}
+
+/// `one / scale`; 0 where that is no number: codes are 0 then.
+#[inline]
+fn inverse_of(scale: f32, one: f32) -> f32 {
+    let inverse = one / scale;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// Not below the value, whose sign is +.
+fn bf16_above(value: f32) -> bf16 {
+    let nearest = bf16::narrow(value);
+    if nearest.widen() < value { bf16::from_bits(nearest.to_bits() + 1) } else { nearest }
+}
+
+widest! {
+    /// `values ≈ scale · (codes - 128)`, of -127 to 127.
+    fn round_to_eight(values: &[bf16], codes: &mut [u8], scale: &mut bf16) {
+        let largest = values.iter().map(|value| value.to_bits() & 0x7fff).fold(0, u16::max);
+        *scale = bf16_above(bf16::from_bits(largest).widen() / 127.0);
+        let inverse = inverse_of(scale.widen(), 1.0);
+        for (code, value) in codes.iter_mut().zip(values) {
+            *code = ((value.widen() * inverse).round_ties_even() as i32 + 128) as u8;
+        }
+    }
+}
+
+/// Shares of the range of a group that 4-bit codes span: a few cut values cost less than coarse steps for all.
+const SPANS: [f32; 7] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7];
+
+widest! {
+    /// `values ≈ scale · (codes - 8)`, of -8 to 7: the scale of the least squared error among a few, whose sign gives the
+    /// longer side to the value that needs it.
+    fn round_to_four(values: &[bf16], codes: &mut [u8], scale: &mut bf16) {
+        let largest = values.iter().map(|value| value.widen()).fold(0.0, |a: f32, b| if b.abs() > a.abs() { b } else { a });
+        let mut least = f32::INFINITY;
+        for span in SPANS {
+            let candidate = bf16::narrow(largest * span / -8.0);
+            let step = candidate.widen();
+            let inverse = inverse_of(step, 1.0);
+            let mut errors = [0.0_f32; 16];
+            for values in values.chunks(16) {
+                for (error, value) in errors.iter_mut().zip(values) {
+                    let value = value.widen();
+                    let code = (value * inverse).round_ties_even().clamp(-8.0, 7.0);
+                    *error += (value - code * step) * (value - code * step);
+                }
+            }
+            let error = errors.iter().sum::<f32>();
+            if error < least {
+                (least, *scale) = (error, candidate);
+            }
+        }
+        if !values.iter().all(|value| value.is_finite()) {
+            *scale = bf16::NAN;
+        }
+        let step = scale.widen();
+        let inverse = inverse_of(step, 1.0);
+        for (code, value) in codes.iter_mut().zip(values) {
+            *code = ((value.widen() * inverse).round_ties_even().clamp(-8.0, 7.0) as i32 + 8) as u8;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::panel::MAX_ROWS;
+    use super::*;
+
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn bf16s(&mut self, count: usize) -> Vec<bf16> {
+            let mut number = || {
+                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                bf16::from_f32((self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0)
+            };
+            (0..count).map(|_| number()).collect()
+        }
+    }
+
+    struct Rows {
+        quads: Vec<u32>,
+        scales: Vec<f32>,
+        sums: Vec<i32>,
+    }
+
+    fn quantise(bits: Bits, rows: &[bf16], num_in: usize) -> Rows {
+        let (num_rows, num_groups) = (rows.len() / num_in, num_in.div_ceil(bits.group()));
+        let parts = num_rows * num_groups;
+        let mut all = Rows { quads: vec![0; parts * bits.quads()], scales: vec![0.0; parts], sums: vec![0; parts] };
+        for (row, values) in rows.chunks_exact(num_in).enumerate() {
+            let Rows { quads, scales, sums } = &mut all;
+            quantise_row(bits, values, num_rows, &mut quads[row..], &mut scales[row..], &mut sums[row..]);
+        }
+        all
+    }
+
+    /// Element `index` of a row or column, as its codes and scales say.
+    fn row_value(bits: Bits, rows: &Rows, num_rows: usize, row: usize, index: usize) -> f64 {
+        let code = rows.quads[index / 4 * num_rows + row].to_le_bytes()[index % 4] as i8;
+        f64::from(code) * f64::from(rows.scales[index / bits.group() * num_rows + row])
+    }
+
+    fn weight(bits: Bits, panel: &[u32], column: usize, index: usize) -> f64 {
+        let (group, within) = (index / bits.group(), index % bits.group());
+        let panel = &panel[group * bits.group_words()..][..bits.group_words()];
+        let pair = panel[column % SCALE_WORDS];
+        let scale = if column < SCALE_WORDS { low(pair) } else { high(pair) };
+        let word = panel[SCALE_WORDS + within / bits.per_word() * COLUMNS + column];
+        let code = match bits {
+            Bits::Eight => word.to_le_bytes()[within % 4],
+            Bits::Four => word.to_le_bytes()[within % 4] >> (within % 8 / 4 * 4) & 0xf,
+        };
+        f64::from(i32::from(code) - bits.bias()) * f64::from(scale)
+    }
+
+    /// Every instruction set that this machine has gives the bits of the plain form, and that what the codes mean.
+    #[test]
+    fn all_forms_agree_to_the_bit() {
+        let mut numbers = Numbers(3);
+        for bits in [Bits::Eight, Bits::Four] {
+            for (num_rows, num_in) in (1..=MAX_ROWS).flat_map(|rows| [1, 31, 128, 300].map(|num_in| (rows, num_in))) {
+                let values = numbers.bf16s(num_rows * num_in);
+                let rows = quantise(bits, &values, num_in);
+                let weights = numbers.bf16s(COLUMNS * num_in);
+                let mut panel = vec![0; num_in.div_ceil(bits.group()) * bits.group_words()];
+                fill_quantised_panel(bits, &mut panel, &weights, num_in);
+                let block = QuantisedBlock { quads: &rows.quads, scales: &rows.scales, sums: &rows.sums };
+                let start: Vec<f32> = (0..num_rows * COLUMNS).map(|index| index as f32 / 7.0).collect();
+                let results = available().into_iter().map(|(name, forms)| {
+                    let mut acc = start.clone();
+                    multiply_add_with(&forms, bits, block, &panel, 1024, &mut acc);
+                    (name, acc)
+                });
+                let results: Vec<_> = results.collect();
+                for (name, result) in &results {
+                    assert_eq!(*result, results[0].1, "{name}, {bits:?}, {num_rows} rows of {num_in}");
+                }
+                for (place, ours) in results[0].1.iter().enumerate() {
+                    let (row, column) = (place / COLUMNS, place % COLUMNS);
+                    let meant =
+                        |index| row_value(bits, &rows, num_rows, row, index) * weight(bits, &panel, column, index);
+                    let exact: f64 = f64::from(start[place]) + (0..num_in).map(meant).sum::<f64>();
+                    assert!((f64::from(*ours) - exact).abs() < 1e-4, "{ours} instead of {exact}");
+                }
+                // Codes are within half a step of what they stand for.
+                for index in 0..num_in {
+                    let (value, weight) = (weights[index].to_f64(), weight(bits, &panel, 0, index));
+                    let step = if bits == Bits::Eight { 1.01 / 127.0 } else { 1.01 / 4.0 };
+                    assert!(
+                        (value - weight).abs() <= step / 2.0 + 0.3 * f64::from(u8::from(bits == Bits::Four)),
+                        "{value} {weight}"
+                    );
+                    let (value, code) = (values[index].to_f64(), row_value(bits, &rows, num_rows, 0, index));
+                    assert!((value - code).abs() <= 1.01 / 127.0 / 2.0, "{value} {code}");
+                }
+            }
+        }
+    }
+
+    /// What is not a number does not become one.
+    #[test]
+    fn broken_values_stay_broken() {
+        for bits in [Bits::Eight, Bits::Four] {
+            for broken in [bf16::NAN, bf16::INFINITY, bf16::NEG_INFINITY] {
+                let (good, mut bad) = (vec![bf16::ONE; 200], vec![bf16::ONE; 200]);
+                bad[150] = broken;
+                for (values, column) in [(&bad, &good), (&good, &bad)] {
+                    let rows = quantise(bits, values, 200);
+                    let mut panel = vec![0; 200_usize.div_ceil(bits.group()) * bits.group_words()];
+                    fill_quantised_panel(bits, &mut panel, &column.repeat(COLUMNS), 200);
+                    let block = QuantisedBlock { quads: &rows.quads, scales: &rows.scales, sums: &rows.sums };
+                    let mut acc = vec![0.0; COLUMNS];
+                    multiply_add(bits, block, &panel, 0, &mut acc);
+                    assert!(acc.iter().all(|value| value.is_nan()), "{bits:?} {broken}: {acc:?}");
+                }
+            }
+        }
+    }
+
+    /// Nor do zeros and tiny numbers become large.
+    #[test]
+    fn tiny_values_stay_tiny() {
+        for tiny in [0.0, 1e-39, 1e-30] {
+            let values = vec![bf16::from_f32(tiny); 128];
+            let rows = quantise(Bits::Eight, &values, 128);
+            let mut panel = vec![0; Bits::Eight.group_words()];
+            fill_quantised_panel(Bits::Eight, &mut panel, &values.repeat(COLUMNS), 128);
+            let block = QuantisedBlock { quads: &rows.quads, scales: &rows.scales, sums: &rows.sums };
+            let mut acc = vec![0.0; COLUMNS];
+            multiply_add(Bits::Eight, block, &panel, 0, &mut acc);
+            assert!(acc.iter().all(|value| value.abs() <= 1e-30), "{tiny}: {acc:?}");
+        }
+    }
+}

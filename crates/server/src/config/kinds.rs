@@ -1,0 +1,69 @@
+//! Settings that are one of a few words.
+
+use clap::ValueEnum;
+use moesaic_model::Quantization;
+use serde::{Deserialize, Serialize};
+
+/// `--dtype`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// What the checkpoint says; f16 becomes bf16.
+    Auto,
+    /// 32-bit.
+    F32,
+    /// 16-bit with f32's range.
+    Bf16,
+}
+
+/// `--quantization`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuantizationKind {
+    /// The checkpoint's values.
+    None,
+    /// 8 bits.
+    Int8,
+    /// 4 bits in the feed-forward layers, 8 elsewhere.
+    Int4,
+}
+
+impl From<QuantizationKind> for Quantization {
+    fn from(kind: QuantizationKind) -> Self {
+        match kind {
+            QuantizationKind::None => Self::None,
+            QuantizationKind::Int8 => Self::Int8,
+            QuantizationKind::Int4 => Self::Int4,
+        }
+    }
+}
+
+/// `--numerics`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NumericsMode {
+    /// Bits depend on the request alone.
+    Strict,
+    /// Long prompts take fewer operations.
+    Fast,
+}
+
+/// `--scheduling-policy`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchedulingPolicy {
+    /// In order of arrival.
+    Fcfs,
+    /// By the requests' `priority`, then arrival. Clients can starve each other.
+    Priority,
+}
+
+/// `--log`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object per line.
+    Json,
+}
