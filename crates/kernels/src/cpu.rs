@@ -15,6 +15,7 @@ mod quantised_panel;
 mod route;
 
 pub(crate) use attention::{AttentionShape, KeyValues, Pages, absorbed_attention, merge_parts, naive_attention};
+pub use exp::{exp, sum_exp};
 pub(crate) use experts::{Routes, packed_experts};
 pub(crate) use gemm::{packed_batched_linear, packed_linear};
 pub(crate) use latent_attention::{LatentRows, latent_attention};

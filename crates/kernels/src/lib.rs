@@ -14,5 +14,5 @@ mod cpu;
 mod element;
 pub mod ops;
 
-pub use cpu::{ComputePool, Limits, PackedMatrix, WeightForm, dot, parallel_chunks};
+pub use cpu::{ComputePool, Limits, PackedMatrix, WeightForm, dot, exp, parallel_chunks, sum_exp};
 pub use element::Element;

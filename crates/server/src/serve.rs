@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use moesaic_engine::Executor;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,6 +25,14 @@ const POLL: Duration = Duration::from_millis(50);
 /// # Errors
 /// When the address cannot be had, the model cannot be loaded or the engine dies.
 pub async fn run(config: Config) -> Result<()> {
+    run_on(config, None).await
+}
+
+/// As [`run`], with something else than the model's weights where there is an `executor`: for measuring all but them.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(config: Config, executor: Option<Box<dyn Executor>>) -> Result<()> {
     let started = Instant::now();
     let listener = bind(&config).await?;
     let address = listener.local_addr()?;
@@ -36,7 +45,7 @@ pub async fn run(config: Config) -> Result<()> {
     // A thread of its own: the runtime would wait for a blocking task even after SIGTERM.
     std::thread::Builder::new().name("load".to_owned()).spawn(move || {
         // Nobody listens any more when the server was told to stop while loading.
-        let _ = sender.send(startup::load(&loading));
+        let _ = sender.send(startup::load(&loading, executor));
     })?;
     let loaded = tokio::select! {
         loaded = load => loaded.context("loading panicked")??,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use moesaic_chat::{Dialect, Markers, PromptRenderer, Tokenizer};
-use moesaic_engine::{Engine, EngineConfig};
+use moesaic_engine::{Engine, EngineConfig, Executor};
 use moesaic_model::{Architecture, CausalLm, Checkpoint, KvCacheSpec, LoadOptions, Progress, Quantization};
 use moesaic_scheduler::SchedulerConfig;
 use moesaic_worker::{ModelRunner, Numerics, Worker, WorkerConfig};
@@ -38,11 +38,11 @@ pub struct Loaded {
     pub weights: String,
 }
 
-/// Loads the configured checkpoint and starts its engine.
+/// Loads the configured checkpoint and starts its engine, on `executor` instead of the weights where there is one.
 ///
 /// # Errors
 /// When the checkpoint is missing, broken or does not fit, with the file and tensor named.
-pub fn load(state: &AppState) -> Result<Loaded> {
+pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loaded> {
     let config = &state.config;
     let checkpoint = open(config)?;
     let model_config = checkpoint.read_json("config.json")?.context("config.json is missing")?;
@@ -65,16 +65,20 @@ pub fn load(state: &AppState) -> Result<Loaded> {
     let weight_bytes = (widened_bytes as f64 * quantization.bits_per_weight() / 16.0) as usize;
     let kv = KvPlan::new(config, &architecture.kv_cache_spec(), dtype, wanted_len, weight_bytes)?;
     let options = LoadOptions { dtype, quantization, max_model_len: kv.max_model_len };
-    let model = load_weights(&architecture, &checkpoint, &model_config, options)?;
     let eos_token_ids =
         eos_token_ids(&generation_config, &model_config, tokenizer.as_deref(), architecture.vocab_size());
     let numerics = match config.numerics {
         NumericsMode::Strict => Numerics::Strict,
         NumericsMode::Fast => Numerics::Fast { naive_min_tokens: config.naive_min_tokens },
     };
-    let runner = ModelRunner::new(model, kv.num_blocks, config.block_size, dtype, numerics)?;
-    let worker =
-        Worker::new(runner, WorkerConfig { num_threads: config.threads, eos_token_ids: eos_token_ids.clone() })?;
+    let executor = if let Some(executor) = executor {
+        executor
+    } else {
+        let model = load_weights(&architecture, &checkpoint, &model_config, options)?;
+        let runner = ModelRunner::new(model, kv.num_blocks, config.block_size, dtype, numerics)?;
+        let worker = WorkerConfig { num_threads: config.threads, eos_token_ids: eos_token_ids.clone() };
+        Box::new(Worker::new(runner, worker)?)
+    };
     let engine_config = EngineConfig {
         scheduler: SchedulerConfig {
             num_blocks: kv.num_blocks,
@@ -90,7 +94,7 @@ pub fn load(state: &AppState) -> Result<Loaded> {
         max_num_admitted: config.limits.max_num_seqs + config.limits.max_queued_requests,
     };
     let observer = Arc::clone(state);
-    let engine = Engine::start(engine_config, Box::new(worker), move |step| observer.metrics.step(step))
+    let engine = Engine::start(engine_config, executor, move |step| observer.metrics.step(step))
         .context("cannot start the engine thread")?;
     let root = checkpoint.name();
     let model_names =

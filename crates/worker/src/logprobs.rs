@@ -1,6 +1,7 @@
 //! Log-probabilities of a row: of the model's own distribution, before temperature, penalties
 //! and masks.
 
+use moesaic_kernels::sum_exp;
 use moesaic_scheduler::{TokenLogprob, TokenLogprobs};
 
 /// JSON has no infinity, so nothing is reported as less likely than this.
@@ -9,8 +10,8 @@ const FLOOR: f32 = -9999.0;
 /// The log-probability of `token_id` and of the `num_top` most likely tokens.
 pub fn token_logprobs(logits: &[f32], token_id: u32, num_top: usize) -> TokenLogprobs {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from(logit - max).exp()).sum();
-    let log_sum_exp = f64::from(max) + sum.ln();
+    let below: Vec<f32> = logits.iter().map(|logit| logit - max).collect();
+    let log_sum_exp = f64::from(max) + sum_exp(&below).ln();
     let of = |id: u32| {
         let logprob = (f64::from(logits[id as usize]) - log_sum_exp) as f32;
         TokenLogprob { id, logprob: if logprob.is_finite() { logprob.max(FLOOR) } else { FLOOR } }

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use moesaic_kernels::{exp, sum_exp};
 use moesaic_scheduler::SamplingParams;
 use thiserror::Error;
 
@@ -44,7 +45,7 @@ impl Sampler {
     /// When no token can be chosen.
     pub fn sample(&self, logits: &mut [f32], row: &SamplingRow) -> Result<u32, SampleError> {
         // -inf is a legitimate "never"; NaN and +inf are a broken model.
-        if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
+        if !all_below_infinity(logits) {
             return Err(SampleError::NotFinite);
         }
         let processors: [&dyn LogitsProcessor; 4] = [&LogitBias, &Penalties, &MinTokens, &GrammarMask];
@@ -53,7 +54,7 @@ impl Sampler {
         }
         let best = argmax(logits).ok_or(SampleError::NothingAllowed)?;
         // Penalties and biases are bounded at the edge; this holds even if they were not.
-        if !logits[best as usize].is_finite() || logits.iter().any(|logit| logit.is_nan()) {
+        if !all_below_infinity(logits) {
             return Err(SampleError::NotFinite);
         }
         let sampling = row.sampling;
@@ -62,19 +63,43 @@ impl Sampler {
         }
         let candidates = candidates(logits, best, sampling);
         let random = PositionRandom::new(sampling.seed, sampling.choice, row.position);
-        Ok(draw(&candidates, random))
+        Ok(draw(&candidates, best, random))
     }
+}
+
+/// Whether none is NaN or +inf. Looks at all of them, which is faster than to stop at the first.
+fn all_below_infinity(logits: &[f32]) -> bool {
+    logits.iter().fold(true, |all, logit| all & (*logit < f32::INFINITY))
 }
 
 /// The most likely allowed token; the lowest id among equals.
 fn argmax(logits: &[f32]) -> Option<u32> {
-    let mut best: Option<(usize, f32)> = None;
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit > best.map_or(f32::NEG_INFINITY, |(_, best)| best) {
-            best = Some((id, logit));
+    let largest = largest(logits);
+    let best = logits.iter().position(|logit| *logit == largest)?;
+    (largest > f32::NEG_INFINITY).then_some(best as u32)
+}
+
+/// The largest number, -inf where there is none.
+fn largest(logits: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for logits in logits.chunks(lanes.len()) {
+        for (lane, logit) in lanes.iter_mut().zip(logits) {
+            *lane = if *logit > *lane { *logit } else { *lane };
         }
     }
-    best.map(|(id, _)| id as u32)
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Logits whose largest stands for them.
+const CHUNK: usize = 64;
+
+/// Not above the `top_k`th largest logit, and for a small `top_k` not far below: as many chunks have a largest above it.
+fn top_k_floor(logits: &[f32], top_k: usize) -> f32 {
+    if top_k == 0 || top_k > logits.len() / CHUNK {
+        return f32::NEG_INFINITY;
+    }
+    let mut largest: Vec<f32> = logits.chunks(CHUNK).map(largest).collect();
+    *largest.select_nth_unstable_by(top_k - 1, |a, b| b.total_cmp(a)).1
 }
 
 /// What min_p, top_k and top_p leave, in that order.
@@ -83,13 +108,15 @@ fn candidates(logits: &[f32], best: u32, sampling: &SamplingParams) -> Vec<Candi
     // Relative to the best, which becomes 0: no overflow however small the temperature.
     let scaled = |logit: f32| (logit - best_logit) / sampling.temperature;
     let floor = if sampling.min_p > 0.0 { sampling.min_p.ln() } else { f32::MIN };
+    let top_k = sampling.top_k as usize;
+    let least = top_k_floor(logits, top_k);
     let mut candidates: Vec<Candidate> = logits
         .iter()
         .enumerate()
+        .filter(|(_, logit)| **logit >= least)
         .map(|(id, &logit)| Candidate { id: id as u32, logit: scaled(logit) })
         .filter(|candidate| candidate.logit >= floor)
         .collect();
-    let top_k = sampling.top_k as usize;
     if top_k > 0 && top_k < candidates.len() {
         candidates.select_nth_unstable_by(top_k - 1, Candidate::order);
         candidates.truncate(top_k);
@@ -105,7 +132,8 @@ fn candidates(logits: &[f32], best: u32, sampling: &SamplingParams) -> Vec<Candi
 fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f64) {
     // Summed in order of ids: the order after a selection is an accident.
     candidates.sort_unstable_by_key(|candidate| candidate.id);
-    let wanted = top_p * candidates.iter().map(|candidate| f64::from(candidate.logit).exp()).sum::<f64>();
+    let logits: Vec<f32> = candidates.iter().map(|candidate| candidate.logit).collect();
+    let wanted = top_p * sum_exp(&logits);
     let (mut num_sorted, mut mass) = (0, 0.0);
     let mut size = 64;
     while num_sorted < candidates.len() {
@@ -116,7 +144,7 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f64) {
         }
         rest[..part].sort_unstable_by(Candidate::order);
         for index in num_sorted..num_sorted + part {
-            mass += f64::from(candidates[index].logit).exp();
+            mass += f64::from(exp(candidates[index].logit));
             if mass >= wanted {
                 candidates.truncate(index + 1);
                 return;
@@ -127,14 +155,20 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f64) {
     }
 }
 
-/// Gumbel-max: an exact sample of the softmax over the candidates.
-fn draw(candidates: &[Candidate], random: PositionRandom) -> u32 {
-    let mut best = (candidates[0].id, f64::NEG_INFINITY);
+/// Gumbel-max: an exact sample of the softmax over the candidates, of which `first` is the most likely. Bounds spare
+/// nearly all of them the logarithms.
+fn draw(candidates: &[Candidate], first: u32, random: PositionRandom) -> u32 {
+    let mut best = (first, random.gumbel(first).value());
     for candidate in candidates {
-        if f64::from(candidate.logit) + MAX_GUMBEL < best.1 {
+        let logit = f64::from(candidate.logit);
+        if logit + MAX_GUMBEL < best.1 {
             continue;
         }
-        let score = f64::from(candidate.logit) + random.gumbel(candidate.id);
+        let gumbel = random.gumbel(candidate.id);
+        if logit + gumbel.bound() < best.1 {
+            continue;
+        }
+        let score = logit + gumbel.value();
         // Ties by id, so that the order of the candidates cannot matter.
         if score > best.1 || (score == best.1 && candidate.id < best.0) {
             best = (candidate.id, score);
@@ -234,6 +268,36 @@ mod tests {
             })
             .count();
         assert_eq!(kept.len(), expected);
+    }
+
+    #[test]
+    fn top_k_over_a_large_vocabulary_equals_a_full_sort() {
+        let logits: Vec<f32> = (0..5003_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 20) as f32 / 64.0).collect();
+        let mut ids: Vec<u32> = (0..5003).collect();
+        ids.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+        for top_k in [1, 2, 50, 78, 79, 1000, 5003] {
+            let sampling = settings(|s| s.top_k = top_k as u32);
+            let kept = candidates(&logits, argmax(&logits).unwrap(), &sampling);
+            let mut kept: Vec<u32> = kept.iter().map(|candidate| candidate.id).collect();
+            kept.sort_unstable();
+            let mut expected = ids[..top_k].to_vec();
+            expected.sort_unstable();
+            assert_eq!(kept, expected, "top_k {top_k}");
+        }
+    }
+
+    /// What is passed over could not have won.
+    #[test]
+    fn bounds_change_no_draw() {
+        let logits: Vec<f32> = (0..3000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 12) as f32 / 1e5).collect();
+        let sampling = settings(|s| s.temperature = 2.0);
+        let candidates = candidates(&logits, argmax(&logits).unwrap(), &sampling);
+        for position in 0..300 {
+            let random = PositionRandom::new(1, 0, position);
+            let score = |candidate: &Candidate| f64::from(candidate.logit) + random.gumbel(candidate.id).value();
+            let best = candidates.iter().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap().id;
+            assert_eq!(draw(&candidates, argmax(&logits).unwrap(), random), best);
+        }
     }
 
     #[test]

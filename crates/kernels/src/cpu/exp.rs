@@ -1,5 +1,7 @@
 //! The exponential function in a form that compilers turn into vector instructions.
 
+use super::matmul::widest;
+
 /// Adding it rounds to whole numbers, which then stand in the low bits.
 const ROUNDER: f32 = 12_582_912.0;
 const LN2_HIGH: f32 = 0.693_145_75;
@@ -9,7 +11,7 @@ const LN2_LOW: f32 = 1.428_606_8e-6;
 /// Exactly 1 at 0. The same bits on every machine: nothing here is fused.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "must be compiled for the caller's instruction set")]
-pub(crate) fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
     let rounded = x * std::f32::consts::LOG2_E + ROUNDER;
     let power = rounded - ROUNDER;
@@ -23,9 +25,36 @@ pub(crate) fn exp(x: f32) -> f32 {
     series * two_to_power
 }
 
+/// Sum of e^x over all values, none above 88; in the same order of additions for the same number of values.
+pub fn sum_exp(values: &[f32]) -> f64 {
+    let mut sums = [0.0; LANES];
+    add_exps(values, &mut sums);
+    sums.iter().sum()
+}
+
+const LANES: usize = 16;
+
+widest! {
+    fn add_exps(values: &[f32], sums: &mut [f64; LANES]) {
+        for values in values.chunks(LANES) {
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum += f64::from(exp(*value));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::exp;
+    use super::{exp, sum_exp};
+
+    #[test]
+    fn sums_are_close_to_exact() {
+        let values: Vec<f32> = (0..10_007).map(|index| (index as f32 * 0.37) % 30.0 - 30.0).collect();
+        let exact: f64 = values.iter().map(|value| f64::from(*value).exp()).sum();
+        assert!((sum_exp(&values) / exact - 1.0).abs() < 1e-6);
+        assert!(sum_exp(&[]).abs() < 1e-30);
+    }
 
     #[test]
     fn close_to_the_exact_value_everywhere() {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::packed::{Block, PackedMatrix, PackedRows, blocks};
-use super::panel::{AHEAD, COLUMNS, MAX_ROWS};
+use super::panel::{COLUMNS, Fetch, MAX_ROWS};
 use super::pool::{Split, num_threads, parallel_products};
 use crate::Element;
 
@@ -30,15 +30,13 @@ pub(crate) fn multiply_panels(
     for index in panels {
         let panel = w.panel(group, index);
         for (number, block) in blocks.iter().enumerate() {
-            // The first of several blocks has the time of the others to fetch the next panel.
-            let ahead = match (number, blocks.len()) {
-                (_, 1) => AHEAD,
-                (0, _) => panel.len(),
-                _ => 0,
+            let fetch = match blocks.len() {
+                1 => Fetch::STREAM,
+                count => Fetch::share_of_next(panel.len(), number, count),
             };
             let acc = &mut product[..block.num_rows * COLUMNS];
             acc.fill(0.0);
-            w.multiply_add(rows, *block, panel, ahead, acc);
+            w.multiply_add(rows, *block, panel, fetch, acc);
             visit(index, *block, acc);
         }
     }

@@ -11,7 +11,7 @@ use super::attention::{AttentionShape, Pages};
 use super::exp::exp;
 use super::matmul::widest;
 use super::packed::{Block, PackedRows, WeightForm, blocks, fill_panel, pair};
-use super::panel::{COLUMNS, multiply_add};
+use super::panel::{COLUMNS, Fetch, multiply_add};
 use super::pool::{Split, parallel_products};
 use crate::Element;
 
@@ -118,7 +118,7 @@ impl LatentRows<'_> {
             logits.fill(0.0);
             for block in &queries.blocks {
                 let target = &mut logits[block.first * TILE..][..block.num_rows * TILE];
-                multiply_add(queries.block(*block), &tile.keys, 0, target);
+                multiply_add(queries.block(*block), &tile.keys, Fetch::NOTHING, target);
             }
             for (query, logits) in logits.chunks_exact_mut(TILE).enumerate() {
                 let num_seen = (positions[query / num_heads] as usize + 1).saturating_sub(start).min(TILE);
@@ -147,7 +147,7 @@ impl Partial {
             }
             for block in &weights.blocks {
                 let target = &mut out[block.first * COLUMNS..][..block.num_rows * COLUMNS];
-                multiply_add(weights.block(*block), values, 0, target);
+                multiply_add(weights.block(*block), values, Fetch::NOTHING, target);
             }
         }
     }

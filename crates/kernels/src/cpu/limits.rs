@@ -6,7 +6,7 @@ use half::bf16;
 
 use super::matmul::widest;
 use super::packed::{PackedMatrix, WeightForm};
-use super::panel::{COLUMNS, MAX_ROWS, multiply_add};
+use super::panel::{COLUMNS, Fetch, MAX_ROWS, multiply_add};
 use super::pool::{num_threads, parallel};
 
 /// Limits of the threads of the pool that is installed here, together.
@@ -48,7 +48,7 @@ impl Limits {
             parallel(num_threads(), |_| {
                 let mut acc = [0.0; MAX_ROWS * COLUMNS];
                 for _ in 0..rounds {
-                    multiply_add(&block, &panel, 0, &mut acc);
+                    multiply_add(&block, &panel, Fetch::NOTHING, &mut acc);
                 }
                 std::hint::black_box(acc);
             });

@@ -4,7 +4,7 @@ use half::bf16;
 use memmap2::{Advice, MmapMut};
 use rayon::prelude::*;
 
-use super::panel::{self, COLUMNS, MAX_ROWS};
+use super::panel::{self, COLUMNS, Fetch, MAX_ROWS};
 use super::pool::{Split, parallel};
 use super::quantised_panel::{self, Bits, QuantisedBlock, fill_quantised_panel, quantise_row};
 
@@ -126,12 +126,11 @@ impl PackedMatrix {
         PackedRows::pack(self.form, blocks, self.num_in, row)
     }
 
-    /// `acc (rows, COLUMNS) += block · panel`. `ahead`: how many words after the panel's own lies what is to be read
-    /// next; 0 where nothing is.
-    pub(crate) fn multiply_add(&self, rows: &PackedRows, block: Block, panel: &[u32], ahead: usize, acc: &mut [f32]) {
+    /// `acc (rows, COLUMNS) += block · panel`.
+    pub(crate) fn multiply_add(&self, rows: &PackedRows, block: Block, panel: &[u32], fetch: Fetch, acc: &mut [f32]) {
         match self.form.bits() {
-            None => panel::multiply_add(rows.block(block), panel, ahead, acc),
-            Some(bits) => quantised_panel::multiply_add(bits, rows.quantised_block(block), panel, ahead, acc),
+            None => panel::multiply_add(rows.block(block), panel, fetch, acc),
+            Some(bits) => quantised_panel::multiply_add(bits, rows.quantised_block(block), panel, fetch, acc),
         }
     }
 

@@ -15,12 +15,11 @@ pub(crate) const COLUMNS: usize = 32;
 /// Rows per block: as many as leave registers for the weights.
 pub(crate) const MAX_ROWS: usize = 12;
 
-/// `acc (rows, COLUMNS) += block · panel`, over `num_pairs` pairs. What lies `ahead` of the panel's values is asked for on
-/// the way.
+/// `acc (rows, COLUMNS) += block · panel`, over `num_pairs` pairs.
 ///
 /// # Safety
 /// The processor has what the form needs, and the pointers lead to that many values.
-type Form = unsafe fn(block: *const u32, panel: *const u32, num_pairs: usize, ahead: usize, acc: *mut f32);
+type Form = unsafe fn(block: *const u32, panel: *const u32, num_pairs: usize, fetch: Fetch, acc: *mut f32);
 
 /// The forms for 1, 2, … rows.
 pub(super) type Forms<F> = [F; MAX_ROWS];
@@ -28,16 +27,45 @@ pub(super) type Forms<F> = [F; MAX_ROWS];
 /// The best forms for this processor.
 static BEST: LazyLock<Forms<Form>> = LazyLock::new(|| available().pop().expect("there is always the plain form").1);
 
-/// Far enough ahead to be there when it is needed, past the page that the processor's own prefetching ends at.
-pub(crate) const AHEAD: usize = 1024;
-
-/// `acc (rows, COLUMNS) += block (pairs, rows) · panel (pairs, COLUMNS)`. `ahead`: how many values after the panel's own
-/// lies what is to be read next; 0 where nothing is.
-pub(crate) fn multiply_add(block: &[u32], panel: &[u32], ahead: usize, acc: &mut [f32]) {
-    multiply_add_with(&BEST, block, panel, ahead, acc);
+/// What is asked of the memory while a panel is multiplied: from `ahead` words after its start on, a word for each
+/// 2^`shift` words of the panel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fetch {
+    ahead: usize,
+    shift: u32,
 }
 
-fn multiply_add_with(forms: &Forms<Form>, block: &[u32], panel: &[u32], ahead: usize, acc: &mut [f32]) {
+impl Fetch {
+    /// Nothing new.
+    pub const NOTHING: Self = Self { ahead: 0, shift: 31 };
+    /// What follows, far enough ahead to be there when it is needed and past the page that the processor's own
+    /// prefetching ends at: for panels that are passed once.
+    pub const STREAM: Self = Self { ahead: 1024, shift: 0 };
+
+    /// For pass `number` of `count` over a panel of `len` words: its share of the next panel. As evenly as powers of two
+    /// allow, since the memory does not give more in bursts.
+    pub fn share_of_next(len: usize, number: usize, count: usize) -> Self {
+        let shift = count.ilog2().min(4);
+        if number >= 1 << shift {
+            return Self::NOTHING;
+        }
+        Self { ahead: len + number * (len >> shift), shift }
+    }
+
+    /// The word to ask for when the panel's word `index` is read.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "must be compiled for the caller's instruction set")]
+    pub(super) fn word(self, index: usize) -> usize {
+        self.ahead + (index >> self.shift)
+    }
+}
+
+/// `acc (rows, COLUMNS) += block (pairs, rows) · panel (pairs, COLUMNS)`.
+pub(crate) fn multiply_add(block: &[u32], panel: &[u32], fetch: Fetch, acc: &mut [f32]) {
+    multiply_add_with(&BEST, block, panel, fetch, acc);
+}
+
+fn multiply_add_with(forms: &Forms<Form>, block: &[u32], panel: &[u32], fetch: Fetch, acc: &mut [f32]) {
     let num_rows = acc.len() / COLUMNS;
     let num_pairs = panel.len() / COLUMNS;
     assert!(
@@ -47,7 +75,7 @@ fn multiply_add_with(forms: &Forms<Form>, block: &[u32], panel: &[u32], ahead: u
     // SAFETY: the sizes were checked above; `available` lists only forms that this processor has.
     #[expect(unsafe_code, reason = "a detected instruction set needs an unsafe call")]
     unsafe {
-        forms[num_rows - 1](block.as_ptr(), panel.as_ptr(), num_pairs, ahead, acc.as_mut_ptr());
+        forms[num_rows - 1](block.as_ptr(), panel.as_ptr(), num_pairs, fetch, acc.as_mut_ptr());
     }
 }
 
@@ -99,7 +127,7 @@ unsafe fn plain<const ROWS: usize>(
     block: *const u32,
     panel: *const u32,
     num_pairs: usize,
-    _ahead: usize,
+    _fetch: Fetch,
     acc: *mut f32,
 ) {
     // SAFETY: the caller's promise.
@@ -131,7 +159,7 @@ mod x86 {
         _mm512_storeu_ps,
     };
 
-    use super::{COLUMNS, high, low};
+    use super::{COLUMNS, Fetch, high, low};
 
     const HIGH: i32 = 0xffff_0000_u32 as i32;
 
@@ -147,7 +175,7 @@ mod x86 {
         block: *const u32,
         panel: *const u32,
         num_pairs: usize,
-        ahead: usize,
+        fetch: Fetch,
         acc: *mut f32,
     ) {
         // SAFETY: the caller's promise.
@@ -158,9 +186,9 @@ mod x86 {
             }
             for pair in 0..num_pairs {
                 let weights = [0, 16].map(|column| {
-                    let place = panel.add(pair * COLUMNS + column);
-                    _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(ahead).cast());
-                    bf16_pairs(_mm512_loadu_si512(place.cast()))
+                    let word = pair * COLUMNS + column;
+                    _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(fetch.word(word)).cast());
+                    bf16_pairs(_mm512_loadu_si512(panel.add(word).cast()))
                 });
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let x = bf16_pairs(_mm512_set1_epi32(*block.add(pair * ROWS + row) as i32));
@@ -182,7 +210,7 @@ mod x86 {
         block: *const u32,
         panel: *const u32,
         num_pairs: usize,
-        _ahead: usize,
+        _fetch: Fetch,
         acc: *mut f32,
     ) {
         // SAFETY: the caller's promise.
@@ -220,7 +248,7 @@ mod x86 {
         block: *const u32,
         panel: *const u32,
         num_pairs: usize,
-        _ahead: usize,
+        _fetch: Fetch,
         acc: *mut f32,
     ) {
         // SAFETY: the caller's promise.
@@ -295,7 +323,7 @@ mod tests {
                 let start: Vec<f32> = (0..num_rows * COLUMNS).map(|index| index as f32 / 7.0).collect();
                 let results = available().into_iter().map(|(name, forms)| {
                     let mut acc = start.clone();
-                    multiply_add_with(&forms, &block, &panel, AHEAD, &mut acc);
+                    multiply_add_with(&forms, &block, &panel, Fetch::STREAM, &mut acc);
                     (name, acc)
                 });
                 let results: Vec<_> = results.collect();

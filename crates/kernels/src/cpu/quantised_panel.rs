@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use half::bf16;
 
 use super::matmul::widest;
-use super::panel::{COLUMNS, Forms, high, low};
+use super::panel::{COLUMNS, Fetch, Forms, high, low};
 use crate::Element;
 
 /// Bits per weight.
@@ -86,15 +86,15 @@ struct Pointers {
 }
 
 /// As a form of bf16 panels, over groups.
-type Form = unsafe fn(block: Pointers, panel: *const u32, num_groups: usize, ahead: usize, acc: *mut f32);
+type Form = unsafe fn(block: Pointers, panel: *const u32, num_groups: usize, fetch: Fetch, acc: *mut f32);
 
 /// Of this processor: 8 bits, 4 bits.
 static BEST: LazyLock<[Forms<Form>; 2]> =
     LazyLock::new(|| available().pop().expect("there is always the plain form").1);
 
-/// `acc (rows, COLUMNS) += block · panel`. `ahead`: as for bf16 panels.
-pub(crate) fn multiply_add(bits: Bits, block: QuantisedBlock, panel: &[u32], ahead: usize, acc: &mut [f32]) {
-    multiply_add_with(&BEST, bits, block, panel, ahead, acc);
+/// `acc (rows, COLUMNS) += block · panel`.
+pub(crate) fn multiply_add(bits: Bits, block: QuantisedBlock, panel: &[u32], fetch: Fetch, acc: &mut [f32]) {
+    multiply_add_with(&BEST, bits, block, panel, fetch, acc);
 }
 
 fn multiply_add_with(
@@ -102,7 +102,7 @@ fn multiply_add_with(
     bits: Bits,
     block: QuantisedBlock,
     panel: &[u32],
-    ahead: usize,
+    fetch: Fetch,
     acc: &mut [f32],
 ) {
     let num_rows = acc.len() / COLUMNS;
@@ -119,7 +119,7 @@ fn multiply_add_with(
     // SAFETY: the sizes were checked above; `available` lists only forms that this processor has.
     #[expect(unsafe_code, reason = "a detected instruction set needs an unsafe call")]
     unsafe {
-        forms[bits as usize][num_rows - 1](pointers, panel.as_ptr(), num_groups, ahead, acc.as_mut_ptr());
+        forms[bits as usize][num_rows - 1](pointers, panel.as_ptr(), num_groups, fetch, acc.as_mut_ptr());
     }
 }
 
@@ -163,7 +163,7 @@ unsafe fn plain<const ROWS: usize, const BITS: u32>(
     block: Pointers,
     panel: *const u32,
     num_groups: usize,
-    _ahead: usize,
+    _fetch: Fetch,
     acc: *mut f32,
 ) {
     let bits = Bits::of(BITS);
@@ -204,7 +204,7 @@ unsafe fn plain<const ROWS: usize, const BITS: u32>(
 #[expect(unsafe_code, reason = "intrinsics work on pointers")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_ps,
+        __m256i, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_ps,
         _mm256_cvtepi32_ps, _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
         _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
         _mm256_set1_ps, _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm512_and_si512, _mm512_castsi512_ps,
@@ -212,9 +212,34 @@ mod x86 {
         _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
     };
 
-    use super::{Bits, COLUMNS, Pointers, SCALE_WORDS};
+    use super::{Bits, COLUMNS, Fetch, Pointers, SCALE_WORDS};
 
     const HIGH: i32 = 0xffff_0000_u32 as i32;
+
+    /// # Safety
+    /// AVX-512 F; the panel has the words.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(panel: *const u32, word: usize, fetch: Fetch) -> __m512i {
+        // SAFETY: the caller's promise; what is only asked for may be anywhere.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(fetch.word(word)).cast());
+            _mm512_loadu_si512(panel.add(word).cast())
+        }
+    }
+
+    /// # Safety
+    /// AVX-512 F and VNNI; there is a quad per row.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn add_quads<const ROWS: usize>(dots: &mut [[__m512i; 2]; ROWS], quads: *const u32, weights: [__m512i; 2]) {
+        for (row, dots) in dots.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let x = _mm512_set1_epi32(unsafe { *quads.add(row) } as i32);
+            dots[0] = _mm512_dpbusd_epi32(dots[0], weights[0], x);
+            dots[1] = _mm512_dpbusd_epi32(dots[1], weights[1], x);
+        }
+    }
 
     /// # Safety
     /// AVX-512 F, BW and VNNI; as for every form.
@@ -223,41 +248,32 @@ mod x86 {
         block: Pointers,
         panel: *const u32,
         num_groups: usize,
-        ahead: usize,
+        fetch: Fetch,
         acc: *mut f32,
     ) {
         let bits = Bits::of(BITS);
         // SAFETY: the caller's promise.
         unsafe {
             for group in 0..num_groups {
-                let place = panel.add(group * bits.group_words());
                 let mut quads = block.quads.add(group * bits.quads() * ROWS);
                 let mut dots: [_; ROWS] =
                     std::array::from_fn(|row| [_mm512_set1_epi32(*block.sums.add(group * ROWS + row)); 2]);
-                let load = |word: usize| {
-                    let place = place.add(word);
-                    _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(ahead).cast());
-                    _mm512_loadu_si512(place.cast())
-                };
-                let mut add = |weights: [_; 2]| {
-                    for (row, dots) in dots.iter_mut().enumerate() {
-                        let x = _mm512_set1_epi32(*quads.add(row) as i32);
-                        dots[0] = _mm512_dpbusd_epi32(dots[0], weights[0], x);
-                        dots[1] = _mm512_dpbusd_epi32(dots[1], weights[1], x);
-                    }
-                    quads = quads.add(ROWS);
-                };
+                let first = group * bits.group_words();
                 for step in 0..(bits.group_words() - SCALE_WORDS) / COLUMNS {
-                    let words = [0, 16].map(|column| load(SCALE_WORDS + step * COLUMNS + column));
+                    let word = first + SCALE_WORDS + step * COLUMNS;
+                    let words = [load(panel, word, fetch), load(panel, word + 16, fetch)];
                     if BITS == 8 {
-                        add(words);
+                        add_quads(&mut dots, quads, words);
+                        quads = quads.add(ROWS);
                     } else {
                         let nibbles = _mm512_set1_epi8(0x0f);
-                        add(words.map(|word| _mm512_and_si512(word, nibbles)));
-                        add(words.map(|word| _mm512_and_si512(_mm512_srli_epi16::<4>(word), nibbles)));
+                        let high = words.map(|word| _mm512_and_si512(_mm512_srli_epi16::<4>(word), nibbles));
+                        add_quads(&mut dots, quads, words.map(|word| _mm512_and_si512(word, nibbles)));
+                        add_quads(&mut dots, quads.add(ROWS), high);
+                        quads = quads.add(2 * ROWS);
                     }
                 }
-                let pairs = load(0);
+                let pairs = load(panel, first, fetch);
                 let scales = [
                     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)),
                     _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(HIGH))),
@@ -304,7 +320,7 @@ mod x86 {
                 block: Pointers,
                 panel: *const u32,
                 num_groups: usize,
-                _ahead: usize,
+                _fetch: Fetch,
                 acc: *mut f32,
             ) {
                 // SAFETY: the caller's promise.
@@ -478,31 +494,33 @@ widest! {
 }
 
 /// Shares of the range of a group that 4-bit codes span: a few cut values cost less than coarse steps for all.
-const SPANS: [f32; 7] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7];
+const SPANS: [f32; 8] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65];
 
 widest! {
-    /// `values ≈ scale · (codes - 8)`, of -8 to 7: the scale of the least squared error among a few, whose sign gives the
-    /// longer side to the value that needs it.
+    /// `values ≈ scale · (codes - 8)`, of -8 to 7: the scale of the least squared error among those of all spans, whose
+    /// sign gives the longer side to the largest value.
     fn round_to_four(values: &[bf16], codes: &mut [u8], scale: &mut bf16) {
-        let largest = values.iter().map(|value| value.widen()).fold(0.0, |a: f32, b| if b.abs() > a.abs() { b } else { a });
-        let mut least = f32::INFINITY;
-        for span in SPANS {
-            let candidate = bf16::narrow(largest * span / -8.0);
-            let step = candidate.widen();
-            let inverse = inverse_of(step, 1.0);
-            let mut errors = [0.0_f32; 16];
-            for values in values.chunks(16) {
-                for (error, value) in errors.iter_mut().zip(values) {
-                    let value = value.widen();
-                    let code = (value * inverse).round_ties_even().clamp(-8.0, 7.0);
-                    *error += (value - code * step) * (value - code * step);
-                }
-            }
-            let error = errors.iter().sum::<f32>();
-            if error < least {
-                (least, *scale) = (error, candidate);
+        let largest = values.iter().map(|value| value.to_bits() & 0x7fff).fold(0, u16::max);
+        let is_positive = values.iter().fold(false, |found, value| found | (value.to_bits() == largest));
+        let end = bf16::from_bits(largest).widen() / if is_positive { -8.0 } else { 8.0 };
+        let scales = SPANS.map(|span| bf16::narrow(end * span));
+        let steps = scales.map(Element::widen);
+        let inverses = steps.map(|step| inverse_of(step, 1.0));
+        let mut errors = [0.0_f32; SPANS.len()];
+        // All spans at a time: a span's errors would be one chain of additions.
+        for value in values {
+            let value = value.widen();
+            for (error, (step, inverse)) in errors.iter_mut().zip(steps.iter().zip(&inverses)) {
+                let code = (value * inverse).round_ties_even().clamp(-8.0, 7.0);
+                *error += (value - code * step) * (value - code * step);
             }
         }
+        // The span's number in the lowest bits, which no error is that exact for: no branches to guess.
+        let mut keys = errors.map(|error| error.to_bits() & !7);
+        for (index, key) in keys.iter_mut().enumerate() {
+            *key |= index as u32;
+        }
+        *scale = scales[keys.iter().fold(u32::MAX, |least, key| least.min(*key)) as usize & 7];
         if !values.iter().all(|value| value.is_finite()) {
             *scale = bf16::NAN;
         }
@@ -582,7 +600,7 @@ mod tests {
                 let start: Vec<f32> = (0..num_rows * COLUMNS).map(|index| index as f32 / 7.0).collect();
                 let results = available().into_iter().map(|(name, forms)| {
                     let mut acc = start.clone();
-                    multiply_add_with(&forms, bits, block, &panel, 1024, &mut acc);
+                    multiply_add_with(&forms, bits, block, &panel, Fetch::STREAM, &mut acc);
                     (name, acc)
                 });
                 let results: Vec<_> = results.collect();
@@ -624,7 +642,7 @@ mod tests {
                     fill_quantised_panel(bits, &mut panel, &column.repeat(COLUMNS), 200);
                     let block = QuantisedBlock { quads: &rows.quads, scales: &rows.scales, sums: &rows.sums };
                     let mut acc = vec![0.0; COLUMNS];
-                    multiply_add(bits, block, &panel, 0, &mut acc);
+                    multiply_add(bits, block, &panel, Fetch::NOTHING, &mut acc);
                     assert!(acc.iter().all(|value| value.is_nan()), "{bits:?} {broken}: {acc:?}");
                 }
             }
@@ -641,7 +659,7 @@ mod tests {
             fill_quantised_panel(Bits::Eight, &mut panel, &values.repeat(COLUMNS), 128);
             let block = QuantisedBlock { quads: &rows.quads, scales: &rows.scales, sums: &rows.sums };
             let mut acc = vec![0.0; COLUMNS];
-            multiply_add(Bits::Eight, block, &panel, 0, &mut acc);
+            multiply_add(Bits::Eight, block, &panel, Fetch::NOTHING, &mut acc);
             assert!(acc.iter().all(|value| value.abs() <= 1e-30), "{tiny}: {acc:?}");
         }
     }
