@@ -46,7 +46,8 @@ pub struct RequestStream {
     open: Vec<bool>,
     outputs: UnboundedReceiver<EngineOutput>,
     commands: mpsc::Sender<Command>,
-    _admission: Admission,
+    /// Until it is dropped.
+    admission: Option<Admission>,
 }
 
 impl RequestStream {
@@ -56,7 +57,7 @@ impl RequestStream {
         commands: mpsc::Sender<Command>,
         admission: Admission,
     ) -> Self {
-        Self { open: vec![true; ids.len()], ids, outputs, commands, _admission: admission }
+        Self { open: vec![true; ids.len()], ids, outputs, commands, admission: Some(admission) }
     }
 
     /// The next output; `None` once every choice has ended. Every choice gets exactly one end.
@@ -94,6 +95,8 @@ impl RequestStream {
 
 impl Drop for RequestStream {
     fn drop(&mut self) {
+        // First: who sees that the sequences are gone may count on their places.
+        self.admission = None;
         let running: Vec<SequenceId> =
             self.ids.iter().zip(&self.open).filter(|(_, open)| **open).map(|(id, _)| *id).collect();
         if !running.is_empty() {
