@@ -6,7 +6,7 @@
 use half::bf16;
 
 use super::exp::exp;
-use super::gemm::{cut_panels, multiply_panels};
+use super::gemm::{Run, cut_panels, multiply_panels};
 use super::matmul::widest;
 use super::packed::{Block, PackedMatrix, PackedRows, blocks};
 use super::panel::COLUMNS;
@@ -44,9 +44,11 @@ pub(crate) fn packed_experts(x: &[bf16], routes: &Routes, gate_up: &PackedMatrix
     let (num_runs, per_run) = cut_panels(down, 1, order.len());
     parallel_products(down.num_products(order.len()), num_runs, |run| {
         let panels = run * per_run..down.num_panels().min((run + 1) * per_run);
-        for Segment { expert, blocks } in &segments {
+        for (number, Segment { expert, blocks }) in segments.iter().enumerate() {
             let blocks = &activated.blocks[blocks.clone()];
-            multiply_panels(&activated, blocks, down, *expert, panels.clone(), |panel, block, product| {
+            let next_group = segments.get(number + 1).map(|next| next.expert);
+            let run = Run { w: down, group: *expert, panels: panels.clone(), next_group };
+            multiply_panels(&activated, blocks, &run, |panel, block, product| {
                 let first = panel * COLUMNS;
                 let num_columns = COLUMNS.min(hidden - first);
                 for (pair, values) in order[block.first..].iter().zip(product.chunks_exact(COLUMNS)) {
@@ -85,7 +87,8 @@ fn activate(rows: &PackedRows, segments: &[Segment], gate_up: &PackedMatrix, dow
     parallel_products(gate_up.num_products(rows.num_rows()), segments.len() * num_runs, |task| {
         let (Segment { expert, blocks }, run) = (&segments[task / num_runs], task % num_runs);
         let panels = run * per_run..gate_up.num_panels().min((run + 1) * per_run);
-        multiply_panels(rows, &rows.blocks[blocks.clone()], gate_up, *expert, panels, |panel, block, product| {
+        let run = Run { w: gate_up, group: *expert, panels, next_group: None };
+        multiply_panels(rows, &rows.blocks[blocks.clone()], &run, |panel, block, product| {
             let first = panel * COLUMNS / 2;
             let count = (COLUMNS / 2).min(inner - first);
             for (row, values) in product.chunks_exact(COLUMNS).enumerate() {

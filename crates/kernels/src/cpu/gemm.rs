@@ -13,30 +13,55 @@ use crate::Element;
 const MIN_TASK: usize = 1 << 13;
 /// Tasks per thread, where there is work enough.
 const TASKS_PER_THREAD: usize = 8;
-/// Panels in a run at most: more would not be read any faster.
+/// Panels in a run at most, for one block of rows: more would not be read any faster.
 const MAX_RUN: usize = 4;
+/// For several, each of which fetches a part of the panel after: the first of a run comes late.
+const MAX_LONG_RUN: usize = 32;
 
-/// Calls `visit` with every product of `blocks` of rows with a run of panels of one matrix: the panel's index, the block,
-/// and `(rows, COLUMNS)`. Weights are read once, in the order in which they lie.
+/// A run of panels of one matrix, and what is read after it.
+pub(crate) struct Run<'a> {
+    pub w: &'a PackedMatrix,
+    pub group: usize,
+    pub panels: Range<usize>,
+    /// Whose panels the same task takes next, from the same number on.
+    pub next_group: Option<usize>,
+}
+
+impl Run<'_> {
+    /// What to fetch in pass `number` of `count` over panel `index`.
+    fn fetch(&self, index: usize, number: usize, count: usize) -> Fetch {
+        let Range { start, end } = self.panels;
+        let is_late = index == start;
+        if count == 1 || (is_late && number == 0) {
+            return Fetch::STREAM;
+        }
+        let next = match self.next_group {
+            _ if index + 1 < end => self.w.offset(self.group, index + 1),
+            Some(group) => self.w.offset(group, start),
+            None => return Fetch::NOTHING,
+        };
+        let ahead = next.wrapping_sub(self.w.offset(self.group, index));
+        let late = usize::from(is_late);
+        Fetch::share(ahead, self.w.panel_len(), number - late, count - late)
+    }
+}
+
+/// Calls `visit` with every product of `blocks` of rows with a run of panels: the panel's index, the block, and
+/// `(rows, COLUMNS)`. Weights are read once, in the order in which they lie.
 pub(crate) fn multiply_panels(
     rows: &PackedRows,
     blocks: &[Block],
-    w: &PackedMatrix,
-    group: usize,
-    panels: Range<usize>,
+    run: &Run,
     mut visit: impl FnMut(usize, Block, &[f32]),
 ) {
     let mut product = [0.0; MAX_ROWS * COLUMNS];
-    for index in panels {
-        let panel = w.panel(group, index);
+    for index in run.panels.clone() {
+        let panel = run.w.panel(run.group, index);
         for (number, block) in blocks.iter().enumerate() {
-            let fetch = match blocks.len() {
-                1 => Fetch::STREAM,
-                count => Fetch::share_of_next(panel.len(), number, count),
-            };
+            let fetch = run.fetch(index, number, blocks.len());
             let acc = &mut product[..block.num_rows * COLUMNS];
             acc.fill(0.0);
-            w.multiply_add(rows, *block, panel, fetch, acc);
+            run.w.multiply_add(rows, *block, panel, fetch, acc);
             visit(index, *block, acc);
         }
     }
@@ -48,7 +73,8 @@ pub(crate) fn cut_panels(w: &PackedMatrix, num_matrices: usize, num_rows: usize)
     let work = w.panel_len() * num_rows.max(1);
     let fewest = MIN_TASK.div_ceil(work.max(1));
     let balanced = (w.num_panels() * num_matrices).div_ceil(TASKS_PER_THREAD * num_threads());
-    let per_run = balanced.clamp(1, MAX_RUN).max(fewest).min(w.num_panels().max(1));
+    let longest = if num_rows > MAX_ROWS { MAX_LONG_RUN } else { MAX_RUN };
+    let per_run = balanced.clamp(1, longest).max(fewest).min(w.num_panels().max(1));
     (w.num_panels().div_ceil(per_run), per_run)
 }
 
@@ -90,7 +116,8 @@ fn write_panels<T: Element>(
     place: impl Fn(usize) -> usize,
 ) {
     let (_, num_out, _) = w.dims();
-    multiply_panels(rows, &rows.blocks, w, group, panels, |panel, block, product| {
+    let run = Run { w, group, panels, next_group: None };
+    multiply_panels(rows, &rows.blocks, &run, |panel, block, product| {
         let first = panel * COLUMNS;
         let num_columns = COLUMNS.min(num_out - first);
         for (row, values) in product.chunks_exact(COLUMNS).enumerate() {

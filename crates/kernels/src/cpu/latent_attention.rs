@@ -20,7 +20,7 @@ const TILE: usize = COLUMNS;
 /// Keys per part, which is the work of one task.
 const PART: usize = 512;
 /// Rows times heads that share a tile at most, unless one row has more heads.
-const MAX_QUERIES: usize = 64;
+const MAX_QUERIES: usize = 128;
 
 /// What is computed: rows of queries and what they see.
 pub(crate) struct LatentRows<'a> {

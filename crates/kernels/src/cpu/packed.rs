@@ -117,8 +117,12 @@ impl PackedMatrix {
 
     /// One panel, in its form.
     pub(crate) fn panel(&self, group: usize, panel: usize) -> &[u32] {
-        let len = self.panel_len();
-        &as_words(&self.panels)[(group * self.num_panels() + panel) * len..][..len]
+        &as_words(&self.panels)[self.offset(group, panel)..][..self.panel_len()]
+    }
+
+    /// Where a panel lies, in words.
+    pub(crate) fn offset(&self, group: usize, panel: usize) -> usize {
+        (group * self.num_panels() + panel) * self.panel_len()
     }
 
     /// Packs rows that `row` gives by number, to be multiplied with these weights.

@@ -42,21 +42,21 @@ impl Fetch {
     /// prefetching ends at: for panels that are passed once.
     pub const STREAM: Self = Self { ahead: 1024, shift: 0 };
 
-    /// For pass `number` of `count` over a panel of `len` words: its share of the next panel. As evenly as powers of two
-    /// allow, since the memory does not give more in bursts.
-    pub fn share_of_next(len: usize, number: usize, count: usize) -> Self {
+    /// For pass `number` of `count` over a panel of `len` words: its share of one of the same size that lies `ahead`
+    /// (wrapping) of it. As evenly as powers of two allow, since the memory does not give more in bursts.
+    pub fn share(ahead: usize, len: usize, number: usize, count: usize) -> Self {
         let shift = count.ilog2().min(4);
         if number >= 1 << shift {
             return Self::NOTHING;
         }
-        Self { ahead: len + number * (len >> shift), shift }
+        Self { ahead: ahead.wrapping_add(number * (len >> shift)), shift }
     }
 
     /// The word to ask for when the panel's word `index` is read.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "must be compiled for the caller's instruction set")]
     pub(super) fn word(self, index: usize) -> usize {
-        self.ahead + (index >> self.shift)
+        self.ahead.wrapping_add(index >> self.shift)
     }
 }
 
