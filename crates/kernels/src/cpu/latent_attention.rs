@@ -15,8 +15,8 @@ use super::panel::{COLUMNS, Fetch, multiply_add};
 use super::pool::{Split, parallel_products};
 use crate::Element;
 
-/// Keys per tile: one panel.
-const TILE: usize = COLUMNS;
+/// Keys per tile: two panels. More pairs per product with the values, fewer times that what was summed is rescaled.
+const TILE: usize = 2 * COLUMNS;
 /// Keys per part, which is the work of one task.
 const PART: usize = 512;
 /// Rows times heads that share a tile at most, unless one row has more heads.
@@ -111,22 +111,34 @@ impl LatentRows<'_> {
         };
         let mut tile = Tile::new(width, latent);
         let mut weights = PackedRows::zeros(queries.blocks.clone(), TILE / 2);
-        let mut logits = vec![0.0; num_queries * TILE];
+        let mut logits = vec![0.0; num_queries * TILE]; // (panels, queries, COLUMNS)
         let mut factors = vec![1.0; num_queries];
         for start in (part * PART..end).step_by(TILE) {
             tile.read(&self.pages, self.sequences[group.first] as usize, start..end.min(start + TILE));
             logits.fill(0.0);
-            for block in &queries.blocks {
-                let target = &mut logits[block.first * TILE..][..block.num_rows * TILE];
-                multiply_add(queries.block(*block), &tile.keys, Fetch::NOTHING, target);
+            let panels = logits.chunks_exact_mut(num_queries * COLUMNS);
+            for (keys, logits) in tile.keys.chunks_exact(width.div_ceil(2) * COLUMNS).zip(panels) {
+                for block in &queries.blocks {
+                    let target = &mut logits[block.first * COLUMNS..][..block.num_rows * COLUMNS];
+                    multiply_add(queries.block(*block), keys, Fetch::NOTHING, target);
+                }
             }
-            for (query, logits) in logits.chunks_exact_mut(TILE).enumerate() {
-                let num_seen = (positions[query / num_heads] as usize + 1).saturating_sub(start).min(TILE);
-                let mut running = [partial.max[query], partial.sum[query], 1.0];
-                softmax_tile(logits, num_seen, scale, &mut running);
-                [partial.max[query], partial.sum[query], factors[query]] = running;
+            let (blocks, packed) = weights.split();
+            for Block { first, num_rows } in blocks {
+                // SAFETY: blocks do not overlap, and this is the only thread.
+                #[expect(unsafe_code, reason = "tasks write disjoint parts")]
+                let packed = unsafe { packed.part(first * TILE / 2, num_rows * TILE / 2) };
+                for query in *first..first + num_rows {
+                    let num_seen = (positions[query / num_heads] as usize + 1).saturating_sub(start).min(TILE);
+                    let mut running = [partial.max[query], partial.sum[query], 1.0];
+                    let mut pairs = [0; TILE / 2];
+                    softmax_tile(&logits, query, num_queries, num_seen, scale, &mut running, &mut pairs);
+                    [partial.max[query], partial.sum[query], factors[query]] = running;
+                    for (out, pair) in packed[query - first..].iter_mut().step_by(*num_rows).zip(pairs) {
+                        *out = pair;
+                    }
+                }
             }
-            pack_weights(&logits, &mut weights);
             partial.add(&weights, &tile.values, &factors);
         }
         partial
@@ -168,7 +180,7 @@ impl Tile {
             width,
             latent,
             rows: vec![bf16::ZERO; TILE * width],
-            keys: vec![0; width.div_ceil(2) * TILE],
+            keys: vec![0; TILE / COLUMNS * width.div_ceil(2) * COLUMNS],
             values: vec![0; latent.div_ceil(COLUMNS) * TILE / 2 * COLUMNS],
         }
     }
@@ -182,7 +194,10 @@ impl Tile {
                 _ => row.fill(bf16::ZERO),
             }
         }
-        fill_panel(&mut self.keys, &self.rows, width);
+        let panels = self.keys.chunks_exact_mut(width.div_ceil(2) * COLUMNS);
+        for (keys, rows) in panels.zip(self.rows.chunks_exact(COLUMNS * width)) {
+            fill_panel(keys, rows, width);
+        }
         for (index, values) in self.values.chunks_exact_mut(TILE / 2 * COLUMNS).enumerate() {
             let columns = index * COLUMNS..latent.min((index + 1) * COLUMNS);
             for (two, values) in self.rows.chunks_exact(2 * width).zip(values.chunks_exact_mut(COLUMNS)) {
@@ -196,19 +211,29 @@ impl Tile {
 }
 
 widest! {
-    /// Turns one query's logits for a tile into weights relative to the largest logit so far. `running`: that logit,
-    /// the sum of weights, and the factor by which what was summed before has to be multiplied.
-    fn softmax_tile(logits: &mut [f32], num_seen: usize, scale: f32, running: &mut [f32; 3]) {
-        let logits: &mut [f32; TILE] = logits.try_into().expect("one tile");
+    /// Turns one query's logits for a tile into `pairs` of weights relative to the largest logit so far. `running`: that
+    /// logit, the sum of weights, and the factor by which what was summed before has to be multiplied.
+    fn softmax_tile(
+        logits: &[f32],
+        query: usize,
+        num_queries: usize,
+        num_seen: usize,
+        scale: f32,
+        running: &mut [f32; 3],
+        pairs: &mut [u32; TILE / 2]
+    ) {
         if num_seen == 0 {
-            logits.fill(0.0);
             running[2] = 1.0;
             return;
         }
-        for (key, logit) in logits.iter_mut().enumerate() {
-            *logit = if key < num_seen { *logit * scale } else { f32::NEG_INFINITY };
+        let mut weights = [f32::NEG_INFINITY; TILE];
+        for (panel, weights) in weights.chunks_exact_mut(COLUMNS).enumerate() {
+            let logits = &logits[(panel * num_queries + query) * COLUMNS..][..COLUMNS];
+            for (key, (weight, logit)) in weights.iter_mut().zip(logits).enumerate() {
+                *weight = if panel * COLUMNS + key < num_seen { *logit * scale } else { f32::NEG_INFINITY };
+            }
         }
-        let mut tree = *logits;
+        let mut tree = weights;
         let mut half = TILE / 2;
         while half > 0 {
             for index in 0..half {
@@ -218,12 +243,15 @@ widest! {
         }
         let max = running[0].max(tree[0]);
         let factor = if running[0] == f32::NEG_INFINITY { 0.0 } else { exp(running[0] - max) };
-        for (key, logit) in logits.iter_mut().enumerate() {
+        for (key, weight) in weights.iter_mut().enumerate() {
             // Rounded as the product with the values will see it.
-            let weight = bf16::narrow(exp(*logit - max)).widen();
-            *logit = if key < num_seen { weight } else { 0.0 };
+            let rounded = bf16::narrow(exp(*weight - max)).widen();
+            *weight = if key < num_seen { rounded } else { 0.0 };
         }
-        tree = *logits;
+        for (pair, two) in pairs.iter_mut().zip(weights.chunks_exact(2)) {
+            *pair = two[0].to_bits() >> 16 | two[1].to_bits() & 0xffff_0000;
+        }
+        tree = weights;
         half = TILE / 2;
         while half > 0 {
             for index in 0..half {
@@ -232,21 +260,6 @@ widest! {
             half /= 2;
         }
         *running = [max, running[1] * factor + tree[0], factor];
-    }
-}
-
-/// Weights `(queries, TILE)`, exact in bf16, to pairs along the keys.
-fn pack_weights(weights: &[f32], packed: &mut PackedRows) {
-    let (blocks, target) = packed.split();
-    for Block { first, num_rows } in blocks {
-        // SAFETY: blocks do not overlap, and this is the only thread.
-        #[expect(unsafe_code, reason = "tasks write disjoint parts")]
-        let out = unsafe { target.part(first * TILE / 2, num_rows * TILE / 2) };
-        for (row, weights) in weights[first * TILE..][..num_rows * TILE].chunks_exact(TILE).enumerate() {
-            for (out, two) in out[row..].iter_mut().step_by(*num_rows).zip(weights.chunks_exact(2)) {
-                *out = two[0].to_bits() >> 16 | two[1].to_bits() & 0xffff_0000;
-            }
-        }
     }
 }
 
