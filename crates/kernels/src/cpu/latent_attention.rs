@@ -132,7 +132,7 @@ impl LatentRows<'_> {
                     let num_seen = (positions[query / num_heads] as usize + 1).saturating_sub(start).min(TILE);
                     let mut running = [partial.max[query], partial.sum[query], 1.0];
                     let mut pairs = [0; TILE / 2];
-                    softmax_tile(&logits, query, num_queries, num_seen, scale, &mut running, &mut pairs);
+                    softmax_tile(&logits, (query, num_queries), num_seen, scale, &mut running, &mut pairs);
                     [partial.max[query], partial.sum[query], factors[query]] = running;
                     for (out, pair) in packed[query - first..].iter_mut().step_by(*num_rows).zip(pairs) {
                         *out = pair;
@@ -211,12 +211,11 @@ impl Tile {
 }
 
 widest! {
-    /// Turns one query's logits for a tile into `pairs` of weights relative to the largest logit so far. `running`: that
-    /// logit, the sum of weights, and the factor by which what was summed before has to be multiplied.
+    /// Turns the logits of one `query` of so many for a tile into `pairs` of weights relative to the largest logit so
+    /// far. `running`: that logit, the sum of weights, and the factor by which what was summed before has to be multiplied.
     fn softmax_tile(
         logits: &[f32],
-        query: usize,
-        num_queries: usize,
+        query: (usize, usize),
         num_seen: usize,
         scale: f32,
         running: &mut [f32; 3],
@@ -228,7 +227,7 @@ widest! {
         }
         let mut weights = [f32::NEG_INFINITY; TILE];
         for (panel, weights) in weights.chunks_exact_mut(COLUMNS).enumerate() {
-            let logits = &logits[(panel * num_queries + query) * COLUMNS..][..COLUMNS];
+            let logits = &logits[(panel * query.1 + query.0) * COLUMNS..][..COLUMNS];
             for (key, (weight, logit)) in weights.iter_mut().zip(logits).enumerate() {
                 *weight = if panel * COLUMNS + key < num_seen { *logit * scale } else { f32::NEG_INFINITY };
             }
