@@ -11,6 +11,7 @@ mod moe;
 mod packed;
 mod panel;
 mod pool;
+mod quantise;
 mod quantised_panel;
 mod route;
 

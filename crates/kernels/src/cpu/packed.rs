@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use super::panel::{self, COLUMNS, Fetch, MAX_ROWS};
 use super::pool::{Split, parallel};
-use super::quantised_panel::{self, Bits, QuantisedBlock, fill_quantised_panel, quantise_row};
+use super::quantise::{fill_quantised_panel, quantise_row};
+use super::quantised_panel::{self, Bits, QuantisedBlock};
 
 /// Below this many values, rows are packed by one thread.
 const MIN_PARALLEL: usize = 1 << 15;
