@@ -78,6 +78,9 @@ impl Architecture {
         options: LoadOptions,
         progress: Arc<Progress>,
     ) -> Result<Box<dyn CausalLm>, ModelError> {
+        if options.quantization != Quantization::None && options.dtype != DType::BF16 {
+            return Err(ModelError::Unsupported("quantization is of weights in bf16, but the type is f32".to_owned()));
+        }
         let weights = Weights::open(checkpoint, options.dtype, fp8_block(config)?, options.quantization, progress)?;
         match self {
             Self::DeepSeek(config) => {

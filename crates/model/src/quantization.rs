@@ -36,12 +36,13 @@ impl Quantization {
         }
     }
 
-    /// About how many bits a weight takes with its share of the scales.
+    /// About how many bits a weight takes, rather too many than too few: with its share of the scales and of what is not
+    /// quantised.
     pub fn bits_per_weight(self) -> f64 {
         match self {
             Self::None => 16.0,
-            Self::Int8 => 8.5,
-            Self::Int4 => 5.0,
+            Self::Int8 => 10.0,
+            Self::Int4 => 7.0,
         }
     }
 }

@@ -134,6 +134,11 @@ impl Weights {
         Ok(Self { files, index, fp8_block, dtype, quantization, device: Device::Cpu, progress })
     }
 
+    /// Whether matrices are packed, that is apart from their tensors.
+    pub fn packs(&self) -> bool {
+        Weight::is_packed(self.dtype, &self.device)
+    }
+
     /// A tensor in the compute type.
     ///
     /// # Errors
@@ -177,7 +182,7 @@ impl Weights {
         let (form, is_gated) = (self.quantization.form(role), role == Role::GateUp);
         let flat: Vec<String> = names.iter().flatten().cloned().collect();
         let parts = flat.len() / names.len().max(1);
-        if !Weight::is_packed(self.dtype, &self.device) {
+        if !self.packs() {
             let stacked = self.stacked(&flat, &shape)?;
             return Ok(Weight::new(stacked.reshape((names.len(), parts * num_rows, num_in))?, form, is_gated)?);
         }

@@ -78,6 +78,7 @@ fn measure(streams: usize, output_tokens: usize) -> (f64, f64) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let used = processor_time().saturating_sub(before);
     let report: serde_json::Value = serde_json::from_reader(report.reopen().unwrap()).unwrap();
+    assert_eq!(report["num_failed"], 0, "{report}");
     let num_tokens = (streams * output_tokens) as f64;
     (report["output_tokens_per_second"].as_f64().unwrap(), used.as_secs_f64() * 1e6 / num_tokens)
 }

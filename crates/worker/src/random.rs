@@ -47,7 +47,7 @@ impl Gumbel {
 /// ln 2, rounded up by more than `value` can be off.
 const LN_2_ABOVE: f64 = 0.693_148;
 
-/// No Gumbel variate of 53 bits is larger.
+/// No Gumbel variate of so many bits is larger.
 pub const MAX_GUMBEL: f64 = 38.0;
 
 /// SplitMix64's finaliser (Steele, Lea and Flood, 2014).
