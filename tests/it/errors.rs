@@ -471,7 +471,8 @@ async fn priorities_when_allowed() {
 async fn time_limits_end_requests() {
     let server = Server::start(&["--request-timeout-seconds", "1", "--max-num-seqs", "1"]);
     let mut long = chat("tell me everything");
-    (long["max_tokens"], long["ignore_eos"]) = (json!(8000), json!(true));
+    // One after the other, so that no machine is fast enough.
+    (long["max_tokens"], long["ignore_eos"], long["n"]) = (json!(8000), json!(true), json!(16));
     let response = server.post("/v1/chat/completions", &long).send().await.unwrap();
     assert_eq!(response.status(), 408);
     let events = server.stream("/v1/chat/completions", long).await;
