@@ -63,7 +63,8 @@ async fn overload_is_said_at_once_in_each_shape() {
         assert_eq!(response.json::<Value>().await.unwrap()["error"]["type"], kind);
     }
     drop(running);
-    // Its place is free when the server has noticed, which no metric shows: it may have been computed to its end before.
+    server.wait_for_metric("vllm:num_requests_running", 0.0).await;
+    // It may have been computed to its end before; then its place is free only when the server has noticed.
     let served = async {
         while server.post(CHAT, &chat("and now?")).send().await.unwrap().status() != 200 {
             tokio::time::sleep(Duration::from_millis(10)).await;

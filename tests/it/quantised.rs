@@ -4,7 +4,7 @@ use candle_core::DType;
 use moesaic_model::{Checkpoint, Quantization};
 use moesaic_worker::Numerics;
 
-use crate::server::{Server, chat};
+use crate::server::{Server, chat, run};
 use crate::support::{all_logits, checkpoint, golden_dir, ids, load, load_quantised, read_json};
 
 /// KL(p ‖ q) of the distributions that two rows of logits give, in nats.
@@ -71,4 +71,16 @@ async fn served_in_8_bits() {
         assert_eq!(answers[0]["choices"], answers[1]["choices"], "{question}");
         assert_ne!(answers[0]["system_fingerprint"], answers[1]["system_fingerprint"]);
     }
+}
+
+#[test]
+fn what_cannot_be_quantised_refuses_to_start() {
+    let start = |args: &[&str]| {
+        let (code, _, error) = run(&[&["serve", "--port", "0"], args].concat());
+        assert!(code.is_some_and(|code| code != 0), "{error}");
+        error
+    };
+    let error = start(&["--quantization", "int8", "--dtype", "f32"]);
+    assert!(error.contains("quantization is of weights in bf16, but dtype is f32"), "{error}");
+    assert!(start(&["--quantization", "int3"]).contains("possible values: none, int8, int4"));
 }

@@ -46,8 +46,7 @@ pub struct RequestStream {
     open: Vec<bool>,
     outputs: UnboundedReceiver<EngineOutput>,
     commands: mpsc::Sender<Command>,
-    /// Until it is dropped.
-    admission: Option<Admission>,
+    _admission: Admission,
 }
 
 impl RequestStream {
@@ -57,7 +56,7 @@ impl RequestStream {
         commands: mpsc::Sender<Command>,
         admission: Admission,
     ) -> Self {
-        Self { open: vec![true; ids.len()], ids, outputs, commands, admission: Some(admission) }
+        Self { open: vec![true; ids.len()], ids, outputs, commands, _admission: admission }
     }
 
     /// The next output; `None` once every choice has ended. Every choice gets exactly one end.
@@ -95,8 +94,6 @@ impl RequestStream {
 
 impl Drop for RequestStream {
     fn drop(&mut self) {
-        // First: who sees that the sequences are gone may count on their places.
-        self.admission = None;
         let running: Vec<SequenceId> =
             self.ids.iter().zip(&self.open).filter(|(_, open)| **open).map(|(id, _)| *id).collect();
         if !running.is_empty() {

@@ -79,7 +79,9 @@ impl Architecture {
         progress: Arc<Progress>,
     ) -> Result<Box<dyn CausalLm>, ModelError> {
         if options.quantization != Quantization::None && options.dtype != DType::BF16 {
-            return Err(ModelError::Unsupported("quantization is of weights in bf16, but the type is f32".to_owned()));
+            return Err(ModelError::Unsupported(
+                "quantization is of weights in bf16, but dtype is f32: give bf16 too".to_owned(),
+            ));
         }
         let weights = Weights::open(checkpoint, options.dtype, fp8_block(config)?, options.quantization, progress)?;
         match self {

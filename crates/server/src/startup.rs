@@ -131,11 +131,7 @@ fn number_types(config: &Config, model_config: &Value) -> Result<(DType, Quantiz
         Dtype::F32 => DType::F32,
         Dtype::Bf16 => DType::BF16,
     };
-    let quantization = Quantization::from(config.quantization);
-    if quantization != Quantization::None && dtype != DType::BF16 {
-        bail!("quantization is of weights in bf16, but the type is f32: give dtype = \"bf16\" too");
-    }
-    Ok((dtype, quantization))
+    Ok((dtype, config.quantization.into()))
 }
 
 /// For people, and for all that depends on it.

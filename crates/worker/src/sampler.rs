@@ -69,7 +69,7 @@ impl Sampler {
 
 /// Whether none is NaN or +inf. Looks at all of them, which is faster than to stop at the first.
 fn all_below_infinity(logits: &[f32]) -> bool {
-    logits.iter().fold(0, |above, logit| above | u32::from(*logit >= f32::INFINITY || logit.is_nan())) == 0
+    logits.iter().filter(|logit| **logit < f32::INFINITY).count() == logits.len()
 }
 
 /// The most likely allowed token; the lowest id among equals.

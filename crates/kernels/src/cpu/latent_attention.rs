@@ -10,7 +10,7 @@ use half::bf16;
 use super::attention::{AttentionShape, Pages};
 use super::exp::exp;
 use super::matmul::widest;
-use super::packed::{Block, PackedRows, WeightForm, blocks, fill_panel, pair};
+use super::packed::{PackedRows, WeightForm, blocks, fill_panel, pair};
 use super::panel::{COLUMNS, Fetch, multiply_add};
 use super::pool::{Split, parallel_products};
 use crate::Element;
@@ -123,18 +123,15 @@ impl LatentRows<'_> {
                     multiply_add(queries.block(*block), keys, Fetch::NOTHING, target);
                 }
             }
-            let (blocks, packed) = weights.split();
-            for Block { first, num_rows } in blocks {
-                // SAFETY: blocks do not overlap, and this is the only thread.
-                #[expect(unsafe_code, reason = "tasks write disjoint parts")]
-                let packed = unsafe { packed.part(first * TILE / 2, num_rows * TILE / 2) };
-                for query in *first..first + num_rows {
+            for block in &queries.blocks {
+                let packed = weights.block_mut(*block);
+                for query in block.first..block.first + block.num_rows {
                     let num_seen = (positions[query / num_heads] as usize + 1).saturating_sub(start).min(TILE);
                     let mut running = [partial.max[query], partial.sum[query], 1.0];
                     let mut pairs = [0; TILE / 2];
                     softmax_tile(&logits, (query, num_queries), num_seen, scale, &mut running, &mut pairs);
                     [partial.max[query], partial.sum[query], factors[query]] = running;
-                    for (out, pair) in packed[query - first..].iter_mut().step_by(*num_rows).zip(pairs) {
+                    for (out, pair) in packed[query - block.first..].iter_mut().step_by(block.num_rows).zip(pairs) {
                         *out = pair;
                     }
                 }

@@ -295,8 +295,8 @@ impl PackedRows {
         QuantisedBlock { quads: self.block(block), scales: &self.scales[groups.clone()], sums: &self.sums[groups] }
     }
 
-    pub fn split(&mut self) -> (&[Block], Split<'_, u32>) {
-        (&self.blocks, Split::new(&mut self.data))
+    pub fn block_mut(&mut self, block: Block) -> &mut [u32] {
+        &mut self.data[block.first * self.num_words..][..block.num_rows * self.num_words]
     }
 }
 

@@ -224,11 +224,12 @@ impl DeepSeek {
     pub fn load(config: DeepSeekConfig, weights: &Weights, max_model_len: usize) -> Result<Self, ModelError> {
         let hidden = config.mla.hidden;
         let embedding = weights.tensor("model.embed_tokens.weight", &[config.vocab_size, hidden])?;
-        let head = match config.tied {
-            false => Linear::load(weights, "lm_head", config.vocab_size, hidden)?,
-            // Packed, it is another copy anyway, which may be quantised; else it is the same.
-            true if weights.packs() => Linear::load(weights, "model.embed_tokens", config.vocab_size, hidden)?,
-            true => Linear::new(embedding.clone())?,
+        let head = if config.tied && !weights.packs() {
+            Linear::new(embedding.clone())?
+        } else {
+            // Packed, it is a copy of its own, which may be quantised.
+            let name = if config.tied { "model.embed_tokens" } else { "lm_head" };
+            Linear::load(weights, name, config.vocab_size, hidden)?
         };
         let layers =
             (0..config.num_layers).map(|index| Layer::load(weights, index, &config)).collect::<Result<_, _>>()?;
