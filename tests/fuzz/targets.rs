@@ -6,7 +6,7 @@ use candle_core::DType;
 use moesaic_chat::{
     AnswerFormat, ChatTemplate, Dialect, GrammarCompiler, Markers, PromptOptions, PromptRenderer, Tokenizer,
 };
-use moesaic_model::{Architecture, Checkpoint, Progress, Quantization, Weights};
+use moesaic_model::{Architecture, Checkpoint, Device, LoadOptions, Progress, Quantization, Weights};
 use moesaic_protocol::{
     ChatRequest, CompletionRequest, DetokenizeRequest, FieldError, FromJson, MessagesRequest, ResponsesRequest,
     TokenizeRequest,
@@ -56,9 +56,9 @@ pub fn safetensors(file: &[u8]) {
     std::fs::write(folder.path().join("config.json"), "{}").unwrap();
     std::fs::write(folder.path().join("model.safetensors"), file).unwrap();
     let checkpoint = Checkpoint::folder(folder.path()).unwrap();
-    if let Ok(weights) =
-        Weights::open(&checkpoint, DType::F32, Some((128, 128)), Quantization::None, Arc::new(Progress::default()))
-    {
+    let options =
+        LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::None, max_model_len: 256 };
+    if let Ok(weights) = Weights::open(&checkpoint, &options, Some((128, 128)), Arc::new(Progress::default())) {
         for (name, shape) in [("a", [2, 3].as_slice()), ("b", &[4]), ("w", &[2, 2]), ("a", &[1 << 40, 1 << 40])] {
             let _ = weights.tensor(name, shape);
         }

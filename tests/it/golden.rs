@@ -1,10 +1,11 @@
 //! Logits and continuations of the reference implementation, for every architecture and branch.
 
 use candle_core::{DType, Tensor};
+use moesaic_model::Device;
 use moesaic_worker::{ModelRunner, Numerics};
 use serde_json::Value;
 
-use crate::support::{all_logits, checkpoint, golden_dir, ids, load, read_json, rows};
+use crate::support::{NUM_BLOCKS, all_logits, checkpoint, golden_dir, gpu, ids, load_on, read_json, rows};
 
 const MODELS: &[&str] = &[
     "deepseek_v2_lite",
@@ -42,11 +43,15 @@ fn cases(name: &str) -> Vec<Case> {
 }
 
 fn for_each_model(dtype: DType, check: impl Fn(&str, &ModelRunner, &Case)) {
+    for_each_model_on(&Device::Cpu, dtype, check);
+}
+
+fn for_each_model_on(device: &Device, dtype: DType, check: impl Fn(&str, &ModelRunner, &Case)) {
     for name in MODELS {
         for config in ["config.json", "config_v5.json"] {
             let (_folder, checkpoint) = checkpoint(name, config);
             for numerics in FORMS {
-                let runner = load(&checkpoint, dtype, *numerics);
+                let runner = load_on(device, &checkpoint, dtype, *numerics, NUM_BLOCKS);
                 for case in cases(name) {
                     check(&format!("{name} {config} {numerics:?} prompt of {}", case.prompt.len()), &runner, &case);
                 }
@@ -81,19 +86,29 @@ fn f32_logits_and_continuations() {
 /// and the rows after them follow through attention; there the median row counts.
 #[test]
 fn bf16_logits() {
-    for_each_model(DType::BF16, |what, runner, case| {
-        let logits = all_logits(runner, &case.prompt, &[case.prompt.len()], 0);
-        let tail = &logits[logits.len() - case.logits.len()..];
-        let distance = if case.prompt.len() == 17 {
-            let mut rows: Vec<f64> = tail.iter().zip(&case.logits).map(|(a, b)| relative_l2(a, b)).collect();
-            rows.sort_by(f64::total_cmp);
-            assert!(rows[16] < 0.6, "{what}: relative L2 distances {rows:?}");
-            rows[8]
-        } else {
-            relative_l2(&tail.concat(), &case.logits.concat())
-        };
-        assert!(distance <= 3e-2, "{what}: relative L2 distance {distance}");
+    for_each_model(DType::BF16, check_bf16_logits);
+}
+
+/// The same on a GPU; FP8 weights are multiplied with as they are.
+#[test]
+fn bf16_logits_on_a_gpu() {
+    for_each_model_on(&gpu(), DType::BF16, |what, runner, case| {
+        check_bf16_logits(&format!("GPU {what}"), runner, case)
     });
+}
+
+fn check_bf16_logits(what: &str, runner: &ModelRunner, case: &Case) {
+    let logits = all_logits(runner, &case.prompt, &[case.prompt.len()], 0);
+    let tail = &logits[logits.len() - case.logits.len()..];
+    let distance = if case.prompt.len() == 17 {
+        let mut rows: Vec<f64> = tail.iter().zip(&case.logits).map(|(a, b)| relative_l2(a, b)).collect();
+        rows.sort_by(f64::total_cmp);
+        assert!(rows[16] < 0.6, "{what}: relative L2 distances {rows:?}");
+        rows[8]
+    } else {
+        relative_l2(&tail.concat(), &case.logits.concat())
+    };
+    assert!(distance <= 3e-2, "{what}: relative L2 distance {distance}");
 }
 
 fn relative_l2(ours: &[f32], reference: &[f32]) -> f64 {

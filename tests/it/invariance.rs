@@ -5,7 +5,7 @@ use moesaic_kernels::ComputePool;
 use moesaic_model::Quantization;
 use moesaic_worker::{BatchSequence, ModelRunner, Numerics};
 
-use crate::support::{BLOCK_SIZE, all_logits, checkpoint, load, load_quantised};
+use crate::support::{BLOCK_SIZE, NUM_BLOCKS, all_logits, checkpoint, gpu, load, load_on, load_quantised};
 
 const FAST: Numerics = Numerics::Fast { naive_min_tokens: 8 };
 
@@ -20,6 +20,10 @@ fn for_each_setup(check: impl Fn(&ModelRunner, Numerics, &str)) {
             for numerics in [Numerics::Strict, FAST] {
                 check(&load(&checkpoint, dtype, numerics), numerics, &format!("{name} {dtype:?} {numerics:?}"));
             }
+        }
+        for numerics in [Numerics::Strict, FAST] {
+            let runner = load_on(&gpu(), &checkpoint, DType::BF16, numerics, NUM_BLOCKS);
+            check(&runner, numerics, &format!("{name} on a GPU {numerics:?}"));
         }
         for quantization in [Quantization::Int8, Quantization::Int4] {
             check(&load_quantised(&checkpoint, quantization), Numerics::Strict, &format!("{name} {quantization:?}"));

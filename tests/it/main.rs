@@ -10,6 +10,7 @@ mod demo_model;
 mod errors;
 mod fixtures;
 mod golden;
+mod gpu;
 mod invariance;
 mod lifecycle;
 mod openapi;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use moesaic_model::{Architecture, Checkpoint, LoadOptions, Progress, Quantization};
-use moesaic_worker::{BatchSequence, ModelRunner, Numerics};
+use moesaic_model::{Architecture, Checkpoint, Device, LoadOptions, Progress, Quantization};
+use moesaic_worker::{BatchSequence, ModelRunner, Numerics, RunnerConfig};
 use serde_json::Value;
 
 pub const BLOCK_SIZE: usize = 16;
@@ -37,13 +37,24 @@ pub fn load(checkpoint: &Checkpoint, dtype: DType, numerics: Numerics) -> ModelR
 }
 
 pub fn load_with_blocks(checkpoint: &Checkpoint, dtype: DType, numerics: Numerics, num_blocks: usize) -> ModelRunner {
-    let options = LoadOptions { dtype, quantization: Quantization::None, max_model_len: 256 };
+    load_on(&Device::Cpu, checkpoint, dtype, numerics, num_blocks)
+}
+
+pub fn load_on(
+    device: &Device,
+    checkpoint: &Checkpoint,
+    dtype: DType,
+    numerics: Numerics,
+    num_blocks: usize,
+) -> ModelRunner {
+    let device = device.clone();
+    let options = LoadOptions { device, dtype, quantization: Quantization::None, max_model_len: 256 };
     load_with_options(checkpoint, options, numerics, num_blocks)
 }
 
 /// In bf16.
 pub fn load_quantised(checkpoint: &Checkpoint, quantization: Quantization) -> ModelRunner {
-    let options = LoadOptions { dtype: DType::BF16, quantization, max_model_len: 256 };
+    let options = LoadOptions { device: Device::Cpu, dtype: DType::BF16, quantization, max_model_len: 256 };
     load_with_options(checkpoint, options, Numerics::Strict, NUM_BLOCKS)
 }
 
@@ -55,8 +66,17 @@ fn load_with_options(
 ) -> ModelRunner {
     let config = checkpoint.read_json("config.json").unwrap().unwrap();
     let architecture = Architecture::from_config(&config).unwrap();
+    let runner = RunnerConfig {
+        device: options.device.clone(),
+        num_blocks,
+        block_size: BLOCK_SIZE,
+        cache_dtype: options.dtype,
+        numerics,
+        max_model_len: options.max_model_len,
+        vocab_size: architecture.vocab_size(),
+    };
     let model = architecture.load(checkpoint, &config, options, Arc::new(Progress::default())).unwrap();
-    ModelRunner::new(model, num_blocks, BLOCK_SIZE, options.dtype, numerics).unwrap()
+    ModelRunner::new(model, runner).unwrap()
 }
 
 /// Logits of all rows of one sequence, computed in chunks of the given sizes (the last repeats).
@@ -78,6 +98,14 @@ pub fn all_logits(runner: &ModelRunner, tokens: &[u32], chunks: &[usize], first_
         start = end;
     }
     logits
+}
+
+/// The emulated GPU, or, with MOESAIC_TEST_GPU set, the real one.
+pub fn gpu() -> Device {
+    if std::env::var_os("MOESAIC_TEST_GPU").is_none() {
+        moesaic_cuda_emulator::install();
+    }
+    moesaic_worker::open_gpu(0).unwrap()
 }
 
 pub fn ids(value: &Value) -> Vec<u32> {

@@ -22,6 +22,11 @@ impl TokenMask {
         self.words[token_id as usize / 32] |= 1 << (token_id % 32);
     }
 
+    /// One bit per token id, in words of 32.
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
     /// Whether a token is allowed; ids beyond the mask are not.
     pub fn allows(&self, token_id: u32) -> bool {
         self.words.get(token_id as usize / 32).is_some_and(|word| word >> (token_id % 32) & 1 == 1)

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use moesaic_kernels::ops::{self, AbsorbedRows, Routing, Weight};
+use moesaic_kernels::host::{self, AbsorbedRows, Routing, Weight};
 use moesaic_kernels::{ComputePool, Limits, WeightForm};
 
 const HIDDEN: usize = 2048;
@@ -86,7 +86,7 @@ fn linear(limits: &Limits, random: &mut Random, form: WeightForm) {
         let size = (num_out * num_in) as f64;
         let name = format!("{form:?} linear {rows} x {num_in} x {num_out}");
         report(&name, limits, bytes(form) * size, 2.0 * size * rows as f64, || {
-            ops::linear(&x, &w).unwrap();
+            host::linear(&x, &w).unwrap();
         });
     }
 }
@@ -103,7 +103,7 @@ fn experts(limits: &Limits, random: &mut Random, form: WeightForm) {
         let operations = 2.0 * per_expert * (tokens * TOP_K) as f64;
         let name = format!("{form:?} experts, {tokens} tokens");
         report(&name, limits, bytes(form) * per_expert * num_active as f64, operations, || {
-            ops::moe_experts(&x, &routing, &gate_up, &down).unwrap();
+            host::moe_experts(&x, &routing, &gate_up, &down).unwrap();
         });
     }
 }
@@ -131,7 +131,7 @@ fn attention(limits: &Limits, random: &mut Random) {
                 positions: &positions,
                 block_size,
             };
-            ops::mla_absorbed(&q, &cache, &rows, latent, 0.1).unwrap();
+            host::mla_absorbed(&q, &cache, &rows, latent, 0.1).unwrap();
         });
     }
 }

@@ -1,7 +1,7 @@
 //! The operations that the models are made of, each with one meaning and one form per device.
 //!
-//! `ops` holds the public functions: they check shapes and types and choose the device form.
-//! `cpu` holds the CPU form over plain slices; a CUDA form takes its place in `ops` beside it.
+//! `ops` holds the functions that models call: they check shapes and choose the device's form. `host` and `cpu` are the
+//! CPU's form, over candle's tensors and plain slices; `cuda` is the GPU's.
 //!
 //! Every sum runs in an order that depends on the operand's own length alone: never on the
 //! other rows of a batch, on the number of threads or on padding. That makes results
@@ -11,8 +11,12 @@
 //! and in `moesaic-model`'s weight mapping, nowhere else.
 
 mod cpu;
+pub mod cuda;
 mod element;
+pub mod host;
 pub mod ops;
+mod tensor;
 
 pub use cpu::{ComputePool, Limits, PackedMatrix, WeightForm, dot, exp, parallel_chunks, sum_exp};
 pub use element::Element;
+pub use tensor::{Device, Tensor};

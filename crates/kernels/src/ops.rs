@@ -1,25 +1,19 @@
-//! Device-independent entry points: shape checks here, arithmetic in the device forms.
+//! Device-independent entry points: what must hold on every device is checked here, then the device's form is chosen.
 
-mod add;
 mod attention;
-mod cache;
+mod embed;
 mod linear;
 mod moe;
 mod norm;
-mod operand;
-mod rope;
+mod rotate;
 mod route;
-mod silu;
 mod weight;
 
-pub use add::add;
-pub use attention::{AbsorbedRows, NaivePart, NaiveRows, merge_attention, mla_absorbed, mla_naive};
-pub use cache::{gather_cache_rows, lazy_zeros, write_cache_rows};
-pub use linear::{batched_linear_f32, linear, linear_f32};
-pub use moe::{gated_mlp, moe_experts};
-pub use norm::rms_norm;
-pub use rope::{RopeLayout, rope};
+pub use attention::{AbsorbedRows, NaiveRows, concat_rows, mla_absorbed, mla_naive};
+pub use embed::embed;
+pub use linear::{batched_linear, linear, linear_f32};
+pub use moe::{GatedWeights, gated_mlp, moe_experts};
+pub use norm::{add_rms_norm, first_rms_norm, last_rms_norm, rms_norm};
+pub use rotate::{MlaQueries, MlaRotation, RopeLayout, mla_rotate};
 pub use route::{GroupScore, RouterConfig, Routing, Scoring, route};
-pub(crate) use silu::silu;
-pub use silu::silu_mul;
 pub use weight::Weight;

@@ -4,7 +4,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use moesaic_kernels::WeightForm;
-use moesaic_kernels::ops::{self, AbsorbedRows, GroupScore, NaiveRows, RouterConfig, Routing, Scoring, Weight};
+use moesaic_kernels::host::{self, AbsorbedRows, NaiveRows, Routing, Weight};
+use moesaic_kernels::ops::{GroupScore, RouterConfig, Scoring};
 use proptest::prelude::*;
 
 /// Deterministic numbers around zero.
@@ -83,7 +84,7 @@ proptest! {
         // The last token of each sequence, and one before it.
         let rows: Vec<(usize, usize)> = lengths.iter().enumerate().flat_map(|(s, n)| [(s, n - 1), (s, (n - 1) / 2)]).collect();
         let q = numbers.tensor(&[rows.len(), heads, width], dtype).to_dtype(DType::F32).unwrap();
-        let ours = ops::mla_absorbed(&q, &cache, &AbsorbedRows {
+        let ours = host::mla_absorbed(&q, &cache, &AbsorbedRows {
             block_tables: &Tensor::from_vec(tables.clone(), (lengths.len(), max_blocks), &Device::Cpu).unwrap(),
             row_sequences: &u32s(rows.iter().map(|(s, _)| *s as u32).collect()),
             positions: &u32s(rows.iter().map(|(_, p)| *p as u32).collect()),
@@ -122,9 +123,9 @@ proptest! {
         let parts: Vec<_> = (0..num_keys).step_by(piece).map(|first| {
             let count = piece.min(num_keys - first);
             let (kv, k_rope) = (kv.narrow(0, first, count).unwrap(), k_rope.narrow(0, first, count).unwrap());
-            ops::mla_naive(&rows, &kv, &k_rope, first, 0.7).unwrap()
+            host::mla_naive(&rows, &kv, &k_rope, first, 0.7).unwrap()
         }).collect();
-        let ours = ops::merge_attention(&parts).unwrap();
+        let ours = host::merge_attention(&parts).unwrap();
         let (q, kv, k_rope) = (flat(&q), flat(&kv), flat(&k_rope));
         let mut oracle = Vec::new();
         for row in 0..num_rows {
@@ -158,7 +159,7 @@ proptest! {
             weights: weights.clone(),
         };
         let packed = |tensor: &Tensor, is_gated| Weight::new(tensor.clone(), WeightForm::Bf16, is_gated).unwrap();
-        let ours = ops::moe_experts(&x, &routing, &packed(&gate_up, true), &packed(&down, false)).unwrap();
+        let ours = host::moe_experts(&x, &routing, &packed(&gate_up, true), &packed(&down, false)).unwrap();
         let (x, gate_up, down, weights) = (flat(&x), flat(&gate_up), flat(&down), flat(&weights));
         let mut oracle = vec![0.0; num_tokens * hidden];
         for (pair, expert) in ids.iter().map(|id| *id as usize).enumerate() {
@@ -191,16 +192,16 @@ proptest! {
             weights: Tensor::full(0.5_f32, (num_tokens, top_k), &Device::Cpu).unwrap(),
         };
         let packed = |tensor: &Tensor, is_gated| Weight::new(tensor.clone(), form, is_gated).unwrap();
-        let ours = ops::moe_experts(&x, &routing, &packed(&gate_up, true), &packed(&down, false)).unwrap();
+        let ours = host::moe_experts(&x, &routing, &packed(&gate_up, true), &packed(&down, false)).unwrap();
         let mut oracle = vec![0.0; num_tokens * hidden];
         for (pair, expert) in ids.iter().map(|id| *id as usize).enumerate() {
             let of_expert = |tensor: &Tensor| packed(&tensor.get(expert).unwrap(), false);
             let x = x.narrow(0, pair / top_k, 1).unwrap();
-            let product = flat(&ops::linear_f32(&x, &of_expert(&gate_up)).unwrap());
+            let product = flat(&host::linear_f32(&x, &of_expert(&gate_up)).unwrap());
             let (gate, up) = product.split_at(inner);
             let activated: Vec<f32> = gate.iter().zip(up).map(|(g, u)| (g / (1.0 + (-g).exp()) * u) as f32).collect();
             let activated = Tensor::from_vec(activated, (1, inner), &Device::Cpu).unwrap();
-            let part = flat(&ops::linear_f32(&activated, &of_expert(&down)).unwrap());
+            let part = flat(&host::linear_f32(&activated, &of_expert(&down)).unwrap());
             for (oracle, part) in oracle[pair / top_k * hidden..].iter_mut().zip(part) {
                 *oracle += 0.5 * part;
             }
@@ -230,7 +231,7 @@ proptest! {
         let logits = numbers.tensor(&[num_tokens, num_experts], DType::F32);
         // Large enough to make choices negative.
         let bias = (numbers.tensor(&[num_experts], DType::F32) * 3.0).unwrap();
-        let ours = ops::route(&logits, biased.then_some(&bias), &config).unwrap();
+        let ours = host::route(&logits, biased.then_some(&bias), &config).unwrap();
         let (ids, weights) = (flat(&ours.expert_ids), flat(&ours.weights));
         let (logits, bias) = (flat(&logits), flat(&bias));
         for token in 0..num_tokens {
@@ -261,12 +262,12 @@ proptest! {
     #[test]
     fn cache_rows_come_back(seed: u64, width in 1_usize..20, dtype in dtype()) {
         let mut numbers = Numbers(seed);
-        let cache = ops::lazy_zeros((32, width), dtype, &Device::Cpu).unwrap();
+        let cache = host::lazy_zeros((32, width), dtype, &Device::Cpu).unwrap();
         let rows = numbers.tensor(&[3, width], dtype);
         let slots = vec![31, 0, 7];
-        ops::write_cache_rows(&cache, &rows, &u32s(slots.clone())).unwrap();
-        prop_assert_eq!(flat(&ops::gather_cache_rows(&cache, &slots).unwrap()), flat(&rows));
-        let untouched = flat(&ops::gather_cache_rows(&cache, &[1, 30]).unwrap());
+        host::write_cache_rows(&cache, &rows, &u32s(slots.clone())).unwrap();
+        prop_assert_eq!(flat(&host::gather_cache_rows(&cache, &slots).unwrap()), flat(&rows));
+        let untouched = flat(&host::gather_cache_rows(&cache, &[1, 30]).unwrap());
         prop_assert!(untouched.iter().all(|value| *value == 0.0));
     }
 }
@@ -279,25 +280,25 @@ fn misfits_are_errors() {
     let (x, w) = (f32s(&mut numbers, &[2, 8]), f32s(&mut numbers, &[3, 7]));
     for dtype in [DType::F32, DType::BF16] {
         let weight = |w: &Tensor| Weight::new(w.to_dtype(dtype).unwrap(), WeightForm::Bf16, false).unwrap();
-        assert!(ops::linear(&x, &weight(&w)).is_err());
-        assert!(ops::linear(&x.to_dtype(DType::F64).unwrap(), &weight(&f32s(&mut numbers, &[3, 8]))).is_err());
-        assert!(ops::linear(&x.t().unwrap(), &weight(&f32s(&mut numbers, &[3, 2]))).is_err(), "strided");
-        assert!(ops::linear(&x, &weight(&f32s(&mut numbers, &[2, 3, 8]))).is_err(), "two matrices");
+        assert!(host::linear(&x, &weight(&w)).is_err());
+        assert!(host::linear(&x.to_dtype(DType::F64).unwrap(), &weight(&f32s(&mut numbers, &[3, 8]))).is_err());
+        assert!(host::linear(&x.t().unwrap(), &weight(&f32s(&mut numbers, &[3, 2]))).is_err(), "strided");
+        assert!(host::linear(&x, &weight(&f32s(&mut numbers, &[2, 3, 8]))).is_err(), "two matrices");
         assert!(
-            ops::gated_mlp(&x, &weight(&f32s(&mut numbers, &[6, 8])), &weight(&f32s(&mut numbers, &[8, 4]))).is_err()
+            host::gated_mlp(&x, &weight(&f32s(&mut numbers, &[6, 8])), &weight(&f32s(&mut numbers, &[8, 4]))).is_err()
         );
     }
-    assert!(ops::rms_norm(&x, &f32s(&mut numbers, &[7]), 1e-6).is_err());
-    assert!(ops::silu_mul(&f32s(&mut numbers, &[2, 7])).is_err());
-    let cache = ops::lazy_zeros((16, 8), DType::F32, &Device::Cpu).unwrap();
-    assert!(ops::write_cache_rows(&cache, &x, &u32s(vec![3, 16])).is_err());
-    assert!(ops::gather_cache_rows(&cache, &[16]).is_err());
+    assert!(host::rms_norm(&x, &f32s(&mut numbers, &[7]), 1e-6).is_err());
+    assert!(host::silu_mul(&f32s(&mut numbers, &[2, 7])).is_err());
+    let cache = host::lazy_zeros((16, 8), DType::F32, &Device::Cpu).unwrap();
+    assert!(host::write_cache_rows(&cache, &x, &u32s(vec![3, 16])).is_err());
+    assert!(host::gather_cache_rows(&cache, &[16]).is_err());
     let tables = Tensor::from_vec(vec![0_u32, 4], (1, 2), &Device::Cpu).unwrap();
     let q = f32s(&mut numbers, &[1, 2, 8]);
     for (position, block_size, fits) in [(3, 4, true), (4, 4, false), (8, 4, false), (15, 8, false)] {
         let (row_sequences, positions) = (u32s(vec![0]), u32s(vec![position]));
         let rows =
             AbsorbedRows { block_tables: &tables, row_sequences: &row_sequences, positions: &positions, block_size };
-        assert_eq!(ops::mla_absorbed(&q, &cache, &rows, 6, 1.0).is_ok(), fits, "position {position}");
+        assert_eq!(host::mla_absorbed(&q, &cache, &rows, 6, 1.0).is_ok(), fits, "position {position}");
     }
 }

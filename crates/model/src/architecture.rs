@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::DType;
+use moesaic_kernels::Device;
 use serde_json::Value;
 
 use crate::fields::Fields;
@@ -17,8 +18,10 @@ pub enum Architecture {
 }
 
 /// What loading needs to know beyond the checkpoint.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LoadOptions {
+    /// Where is computed.
+    pub device: Device,
     /// Type of weights and activations.
     pub dtype: DType,
     /// Of weights in bf16.
@@ -83,7 +86,18 @@ impl Architecture {
                 "quantization is of weights in bf16, but dtype is f32: give bf16 too".to_owned(),
             ));
         }
-        let weights = Weights::open(checkpoint, options.dtype, fp8_block(config)?, options.quantization, progress)?;
+        if options.device.gpu().is_some() {
+            if options.dtype != DType::BF16 {
+                return Err(ModelError::Unsupported("on a GPU is computed in bf16, but dtype is f32".to_owned()));
+            }
+            if options.quantization != Quantization::None {
+                return Err(ModelError::Unsupported(
+                    "int8 and int4 weights are computed with on the CPU; on a GPU FP8 checkpoints keep their 8 bits"
+                        .to_owned(),
+                ));
+            }
+        }
+        let weights = Weights::open(checkpoint, &options, fp8_block(config)?, progress)?;
         match self {
             Self::DeepSeek(config) => {
                 Ok(Box::new(DeepSeek::load(config.as_ref().clone(), &weights, options.max_model_len)?))

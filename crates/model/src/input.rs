@@ -1,6 +1,6 @@
 //! A batch of rows: tokens of any number of sequences, in one flat order.
 
-use candle_core::Tensor;
+use moesaic_kernels::Tensor;
 
 /// What a forward pass computes.
 #[derive(Debug)]
@@ -45,6 +45,6 @@ pub struct NaiveSequence {
     pub start: usize,
     /// Its rows in this batch.
     pub num_rows: usize,
-    /// Cache slots of positions `0 .. start + num_rows`.
-    pub slots: Vec<u32>,
+    /// Cache slots of positions `0 .. start + num_rows`, u32.
+    pub slots: Tensor,
 }

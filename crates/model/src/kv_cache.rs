@@ -1,7 +1,8 @@
 //! The paged cache in a model's own shape.
 
-use candle_core::{DType, Device, Tensor};
-use moesaic_kernels::ops;
+use candle_core::DType;
+use moesaic_kernels::cuda::DeviceTensor;
+use moesaic_kernels::{Device, Tensor, host};
 
 use crate::ModelError;
 
@@ -38,10 +39,10 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Reserves address space for `num_blocks` blocks; memory is taken as blocks are written.
+    /// Reserves `num_blocks` blocks; on the CPU memory is taken as blocks are written.
     ///
     /// # Errors
-    /// For a type that no cache kernel handles.
+    /// For a type that no cache kernel handles, and when a GPU's memory is too small.
     pub fn new(
         spec: &KvCacheSpec,
         num_blocks: usize,
@@ -52,7 +53,11 @@ impl KvCache {
         let mut layers = Vec::new();
         for group in &spec.groups {
             for _ in 0..group.num_layers {
-                layers.push(ops::lazy_zeros((num_blocks * block_size, group.width), dtype, device)?);
+                let shape = (num_blocks * block_size, group.width);
+                layers.push(match device {
+                    Device::Cpu => host::lazy_zeros(shape, dtype, &candle_core::Device::Cpu)?.into(),
+                    Device::Gpu(gpu) => DeviceTensor::zeros(gpu, &[shape.0, shape.1], dtype)?.into(),
+                });
             }
         }
         Ok(Self { layers, block_size })

@@ -27,3 +27,5 @@ pub use models::{CausalLm, deepseek::DeepSeekConfig};
 pub use progress::Progress;
 pub use quantization::{Quantization, Role};
 pub use weights::Weights;
+
+pub use moesaic_kernels::Device;

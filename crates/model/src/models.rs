@@ -2,7 +2,7 @@
 
 pub mod deepseek;
 
-use candle_core::Tensor;
+use moesaic_kernels::Tensor;
 
 use crate::{KvCache, KvCacheSpec, ModelError, ModelInput};
 

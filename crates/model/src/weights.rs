@@ -8,14 +8,16 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use half::{bf16, f16};
 use memmap2::{Mmap, UncheckedAdvice};
-use moesaic_kernels::{Element, PackedMatrix, ops::Weight};
+use moesaic_kernels::{Device, Element, PackedMatrix, Tensor, host, ops::Weight};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 
-use crate::{Checkpoint, ModelError, Progress, Quantization, Role};
+use crate::{Checkpoint, LoadOptions, ModelError, Progress, Quantization, Role};
+
+mod device;
 
 const INDEX_FILE: &str = "model.safetensors.index.json";
 const SINGLE_FILE: &str = "model.safetensors";
@@ -95,16 +97,14 @@ impl std::fmt::Debug for Weights {
 impl Weights {
     /// Maps a checkpoint's files and reads their headers.
     ///
-    /// `fp8_block`: rows and columns that share one scale, where the checkpoint is quantised; `quantization`: of what is
-    /// loaded, in bf16 only.
+    /// `fp8_block`: rows and columns that share one scale, where the checkpoint is quantised.
     ///
     /// # Errors
     /// When a file is missing, truncated or inconsistent.
     pub fn open(
         checkpoint: &Checkpoint,
-        dtype: DType,
+        options: &LoadOptions,
         fp8_block: Option<(usize, usize)>,
-        quantization: Quantization,
         progress: Arc<Progress>,
     ) -> Result<Self, ModelError> {
         let files = match checkpoint {
@@ -131,12 +131,23 @@ impl Weights {
                 }
             }
         }
-        Ok(Self { files, index, fp8_block, dtype, quantization, device: Device::Cpu, progress })
+        let LoadOptions { device, dtype, quantization, .. } = options.clone();
+        Ok(Self { files, index, fp8_block, dtype, quantization, device, progress })
     }
 
     /// Whether matrices are packed, that is apart from their tensors.
     pub fn packs(&self) -> bool {
-        Weight::is_packed(self.dtype, &self.device)
+        self.device.gpu().is_none() && host::Weight::is_packed(self.dtype, &candle_core::Device::Cpu)
+    }
+
+    /// Where they go.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The compute type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// A tensor in the compute type.
@@ -152,23 +163,18 @@ impl Weights {
     /// # Errors
     /// As [`Self::tensor`].
     pub fn tensor_as(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
+        Ok(self.device.keep(self.host_tensor(name, shape, dtype)?)?)
+    }
+
+    /// The same in the host's memory, to be made something else of.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn host_tensor(&self, name: &str, shape: &[usize], dtype: DType) -> Result<candle_core::Tensor, ModelError> {
         let names = [name.to_owned()];
         match dtype {
             DType::BF16 => self.read_all::<bf16>(&names, shape, shape.to_vec()),
             _ => self.read_all::<f32>(&names, shape, shape.to_vec()),
-        }
-    }
-
-    /// Tensors of one shape, stacked along a new first dimension.
-    ///
-    /// # Errors
-    /// As [`Self::tensor`].
-    pub fn stacked(&self, names: &[String], shape: &[usize]) -> Result<Tensor, ModelError> {
-        let mut stacked = vec![names.len()];
-        stacked.extend_from_slice(shape);
-        match self.dtype {
-            DType::BF16 => self.read_all::<bf16>(names, shape, stacked),
-            _ => self.read_all::<f32>(names, shape, stacked),
         }
     }
 
@@ -182,13 +188,16 @@ impl Weights {
         let (form, is_gated) = (self.quantization.form(role), role == Role::GateUp);
         let flat: Vec<String> = names.iter().flatten().cloned().collect();
         let parts = flat.len() / names.len().max(1);
+        let dims = (names.len(), parts * num_rows, num_in);
+        if let Device::Gpu(gpu) = &self.device {
+            return self.device_matrices(gpu, &flat, shape, (dims, is_gated));
+        }
         if !self.packs() {
-            let stacked = self.stacked(&flat, &shape)?;
-            return Ok(Weight::new(stacked.reshape((names.len(), parts * num_rows, num_in))?, form, is_gated)?);
+            let stacked = self.read_all::<f32>(&flat, &shape, vec![dims.0, dims.1, dims.2])?;
+            return Ok(Weight::new(stacked, form, is_gated, &self.device)?);
         }
         // All views first: nothing is allocated for a checkpoint that does not fit.
         let views = flat.iter().map(|name| self.view(name, &shape)).collect::<Result<Vec<_>, _>>()?;
-        let dims = (names.len(), parts * num_rows, num_in);
         let packed = PackedMatrix::pack(form, dims, is_gated, |group, first, out| {
             let mut row = first;
             let mut out = &mut *out;
@@ -205,7 +214,7 @@ impl Weights {
         for view in &views {
             view.release();
         }
-        Ok(Weight::Packed(packed))
+        Ok(packed.into())
     }
 
     fn read_all<T: Element>(
@@ -213,7 +222,7 @@ impl Weights {
         names: &[String],
         shape: &[usize],
         result_shape: Vec<usize>,
-    ) -> Result<Tensor, ModelError> {
+    ) -> Result<candle_core::Tensor, ModelError> {
         // All views first: nothing is allocated for a checkpoint that does not fit.
         let views = names.iter().map(|name| self.view(name, shape)).collect::<Result<Vec<_>, _>>()?;
         let size = shape.iter().product::<usize>();
@@ -223,7 +232,7 @@ impl Weights {
             self.progress.advance(view.data.len() as u64);
             Ok::<(), ModelError>(())
         })?;
-        Ok(Tensor::from_vec(values, result_shape, &self.device)?)
+        Ok(candle_core::Tensor::from_vec(values, result_shape, &candle_core::Device::Cpu)?)
     }
 
     fn view(&self, name: &str, shape: &[usize]) -> Result<View<'_>, ModelError> {
@@ -274,18 +283,8 @@ impl Weights {
             let message = "is F8_E4M3, but config.json has no quantization_config with a weight_block_size";
             return Err(tensor_error(view.file, name, message.to_owned()));
         };
-        let scale_name = format!("{name}_scale_inv");
         let scale_columns = columns.div_ceil(block_columns);
-        let scale_view = self.view(&scale_name, &[rows.div_ceil(block_rows), scale_columns])?;
-        let mut scales = vec![0.0_f32; scale_view.shape.iter().product()];
-        match scale_view.dtype {
-            // Powers of two stored as their exponent ("ue8m0").
-            Dtype::F8_E8M0 => fill(scale_view.data, &mut scales, |[byte]: [u8; 1]| (f32::from(byte) - 127.0).exp2()),
-            Dtype::F8_E4M3 => {
-                return Err(tensor_error(scale_view.file, &scale_name, "is a scale in F8_E4M3".to_owned()));
-            }
-            _ => self.convert(&scale_name, &scale_view, 0, &mut scales)?,
-        }
+        let scales = self.scales(name, [rows.div_ceil(block_rows), scale_columns])?;
         let table: Vec<f32> = (0..=u8::MAX).map(e4m3_to_f32).collect();
         let rows = view.data[first..].chunks_exact(columns);
         for (row, (out, data)) in out.chunks_exact_mut(columns).zip(rows).enumerate() {
@@ -295,6 +294,22 @@ impl Weights {
             }
         }
         Ok(())
+    }
+}
+
+impl Weights {
+    /// The scales of an FP8 tensor, one per block.
+    fn scales(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>, ModelError> {
+        let scale_name = format!("{name}_scale_inv");
+        let view = self.view(&scale_name, &shape)?;
+        let mut scales = vec![0.0_f32; shape[0] * shape[1]];
+        match view.dtype {
+            // Powers of two stored as their exponent ("ue8m0").
+            Dtype::F8_E8M0 => fill(view.data, &mut scales, |[byte]: [u8; 1]| (f32::from(byte) - 127.0).exp2()),
+            Dtype::F8_E4M3 => return Err(tensor_error(view.file, &scale_name, "is a scale in F8_E4M3".to_owned())),
+            _ => self.convert(&scale_name, &view, 0, &mut scales)?,
+        }
+        Ok(scales)
     }
 }
 

@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 mod kinds;
 
-pub use kinds::{Dtype, LogFormat, NumericsMode, QuantizationKind, SchedulingPolicy};
+pub use kinds::{DeviceKind, Dtype, LogFormat, NumericsMode, QuantizationKind, SchedulingPolicy};
 
 /// A configuration that cannot be used: shown to the person who starts the server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +59,7 @@ raw_config! {
     /// Longest sequence, prompt and output together, in tokens [default: the model's]
     #[arg(long, env = "MOESAIC_MAX_MODEL_LEN", value_name = "N", help_heading = "Model")]
     max_model_len: usize,
-    /// strict: bits depend on the request alone; fast: long prompts use fewer operations [default: strict]
+    /// strict: bits depend on the request alone; fast: long prompts use fewer operations [default: strict, on a GPU fast]
     #[arg(long, env = "MOESAIC_NUMERICS", value_enum, help_heading = "Model")]
     numerics: NumericsMode,
     /// With numerics fast: prompt chunks of at least this many tokens use the naive attention form [default: 170]
@@ -122,7 +122,7 @@ raw_config! {
     #[arg(long, env = "MOESAIC_STALL_SECONDS", value_name = "N", help_heading = "Limits")]
     stall_seconds: u64,
 
-    /// Device to compute on [default: cpu]
+    /// Device to compute on: cpu, cuda or cuda:N [default: cpu]
     #[arg(long, env = "MOESAIC_DEVICE", value_name = "DEVICE", help_heading = "Resources")]
     device: String,
     /// Threads that compute [default: one per core]
@@ -131,6 +131,9 @@ raw_config! {
     /// Memory for keys and values: auto, or a size such as 512MB or 4GiB [default: auto]
     #[arg(long, env = "MOESAIC_KV_CACHE_MEMORY", value_name = "SIZE", help_heading = "Resources")]
     kv_cache_memory: String,
+    /// Share of a GPU's memory that may be used [default: 0.9]
+    #[arg(long, env = "MOESAIC_GPU_MEMORY_UTILIZATION", value_name = "SHARE", help_heading = "Resources")]
+    gpu_memory_utilization: f64,
     /// Tokens per KV block [default: 16]
     #[arg(long, env = "MOESAIC_BLOCK_SIZE", value_name = "N", help_heading = "Resources")]
     block_size: usize,
@@ -177,6 +180,10 @@ pub struct Config {
     pub cors_allow_origins: Vec<String>,
     /// Bounds of requests and queues.
     pub limits: Limits,
+    /// Where is computed.
+    pub device: DeviceKind,
+    /// Share of a GPU's memory.
+    pub gpu_memory_utilization: f64,
     /// Compute threads.
     pub threads: usize,
     /// Bytes for the KV cache; `None` to choose by free memory.
@@ -236,9 +243,7 @@ impl RawConfig {
     /// # Errors
     /// Names the setting that is wrong.
     pub fn resolve(self) -> Result<Config, ConfigError> {
-        if self.device.as_deref().is_some_and(|device| device != "cpu") {
-            return Err(ConfigError("device: this build computes on the cpu only".to_owned()));
-        }
+        let device: DeviceKind = self.device.as_deref().unwrap_or("cpu").parse().map_err(ConfigError)?;
         let limits = Limits {
             max_num_seqs: bounded("max_num_seqs", self.max_num_seqs.unwrap_or(64), 1 << 16)?,
             max_num_batched_tokens: bounded(
@@ -287,7 +292,11 @@ impl RawConfig {
                     len => Ok(len),
                 })
                 .transpose()?,
-            numerics: self.numerics.unwrap_or(NumericsMode::Strict),
+            numerics: self.numerics.unwrap_or(if device == DeviceKind::Cpu {
+                NumericsMode::Strict
+            } else {
+                NumericsMode::Fast
+            }),
             naive_min_tokens: bounded("naive_min_tokens", self.naive_min_tokens.unwrap_or(170), 1 << 24)?,
             host: self.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             port: self.port.unwrap_or(8000),
@@ -295,6 +304,15 @@ impl RawConfig {
             protect_metrics: self.protect_metrics.unwrap_or(false),
             cors_allow_origins: origins(self.cors_allow_origin)?,
             limits,
+            device,
+            gpu_memory_utilization: match self.gpu_memory_utilization.unwrap_or(0.9) {
+                share if share > 0.0 && share <= 1.0 => share,
+                share => {
+                    return Err(ConfigError(format!(
+                        "gpu_memory_utilization is {share}, expected a share such as 0.9"
+                    )));
+                }
+            },
             threads: bounded("threads", self.threads.unwrap_or(default_threads), 4096)?,
             kv_cache_bytes: match self.kv_cache_memory.as_deref() {
                 None | Some("auto") => None,
@@ -441,7 +459,9 @@ mod tests {
         check("kv_cache_memory = \"lots\"", "kv_cache_memory is \"lots\"");
         check("response_store_memory = \"some\"", "response_store_memory is \"some\"");
         check("api_key_file = \"/nowhere\"", "/nowhere");
-        check("device = \"cuda:0\"", "cpu only");
+        check("device = \"gpu\"", "expected cpu, cuda or cuda:N");
+        check("device = \"cuda:x\"", "expected cpu, cuda or cuda:N");
+        check("gpu_memory_utilization = 1.5", "gpu_memory_utilization is 1.5");
         check("log_level = \"a=b=c\"", "log_level");
         check("cors_allow_origin = [\"example.com\"]", "cors_allow_origin");
         check("request_timeout_seconds = 9000000000000000000", "request_timeout_seconds");

@@ -11,6 +11,8 @@ pub struct Parts<'a> {
     pub weights: &'a str,
     /// Numeric mode, thresholds included.
     pub numerics: &'a str,
+    /// Kind of device.
+    pub device: &'a str,
 }
 
 /// A short name for these parts, this build and this kind of machine.
@@ -23,6 +25,7 @@ pub fn fingerprint(parts: &Parts) -> String {
         parts.checkpoint,
         parts.weights.as_bytes(),
         parts.numerics.as_bytes(),
+        parts.device.as_bytes(),
     ] {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);

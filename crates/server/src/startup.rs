@@ -8,12 +8,13 @@ use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use moesaic_chat::{Dialect, Markers, PromptRenderer, Tokenizer};
 use moesaic_engine::{Engine, EngineConfig, Executor};
-use moesaic_model::{Architecture, CausalLm, Checkpoint, KvCacheSpec, LoadOptions, Progress, Quantization};
+
+use moesaic_model::{Architecture, CausalLm, Checkpoint, Device, KvCacheSpec, LoadOptions, Progress, Quantization};
 use moesaic_scheduler::SchedulerConfig;
-use moesaic_worker::{ModelRunner, Numerics, Worker, WorkerConfig};
+use moesaic_worker::{GpuConfig, GpuWorker, ModelRunner, Numerics, RunnerConfig, Worker, WorkerConfig, open_gpu};
 use serde_json::Value;
 
-use crate::config::{Config, Dtype, NumericsMode};
+use crate::config::{Config, DeviceKind, Dtype, NumericsMode};
 use crate::fingerprint::{Parts, fingerprint};
 use crate::memory;
 use crate::routes::unix_now;
@@ -63,21 +64,44 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
     let widens = dtype == DType::F32 || !model_config["quantization_config"].is_null();
     let widened_bytes = checkpoint.weight_file_bytes()? * if widens { 2 } else { 1 };
     let weight_bytes = (widened_bytes as f64 * quantization.bits_per_weight() / 16.0) as usize;
-    let kv = KvPlan::new(config, &architecture.kv_cache_spec(), dtype, wanted_len, weight_bytes)?;
-    let options = LoadOptions { dtype, quantization, max_model_len: kv.max_model_len };
     let eos_token_ids =
         eos_token_ids(&generation_config, &model_config, tokenizer.as_deref(), architecture.vocab_size());
     let numerics = match config.numerics {
         NumericsMode::Strict => Numerics::Strict,
         NumericsMode::Fast => Numerics::Fast { naive_min_tokens: config.naive_min_tokens },
     };
-    let executor = if let Some(executor) = executor {
-        executor
-    } else {
-        let model = load_weights(&architecture, &checkpoint, &model_config, options)?;
-        let runner = ModelRunner::new(model, kv.num_blocks, config.block_size, dtype, numerics)?;
-        let worker = WorkerConfig { num_threads: config.threads, eos_token_ids: eos_token_ids.clone() };
-        Box::new(Worker::new(runner, worker)?)
+    let spec = architecture.kv_cache_spec();
+    let plan_kv = |budget: usize| KvPlan::new(config, &spec, dtype, wanted_len, budget);
+    let model = |device: Device, max_model_len: usize| {
+        let options = LoadOptions { device, dtype, quantization, max_model_len };
+        load_weights(&architecture, &checkpoint, &model_config, options)
+    };
+    let runner_config = RunnerConfig {
+        device: Device::Cpu,
+        num_blocks: 1,
+        block_size: config.block_size,
+        cache_dtype: dtype,
+        numerics,
+        max_model_len: wanted_len,
+        vocab_size: architecture.vocab_size(),
+    };
+    let (kv, executor): (KvPlan, Box<dyn Executor>) = match (executor, config.device) {
+        (Some(executor), _) => (plan_kv(host_budget(config, weight_bytes))?, executor),
+        (None, DeviceKind::Cpu) => {
+            let kv = plan_kv(host_budget(config, weight_bytes))?;
+            let (num_blocks, max_model_len) = (kv.num_blocks, kv.max_model_len);
+            let runner = RunnerConfig { num_blocks, max_model_len, ..runner_config };
+            let runner = ModelRunner::new(model(Device::Cpu, max_model_len)?, runner)?;
+            let worker = WorkerConfig { num_threads: config.threads, eos_token_ids: eos_token_ids.clone() };
+            (kv, Box::new(Worker::new(runner, worker)?))
+        }
+        (None, DeviceKind::Cuda(ordinal)) => {
+            let device = open_gpu(ordinal).with_context(|| format!("device cuda:{ordinal} cannot be used"))?;
+            let runner = RunnerConfig { device: device.clone(), ..runner_config };
+            let runner = ModelRunner::new(model(device, wanted_len)?, runner)?;
+            let (kv, worker) = gpu_worker(config, runner, &eos_token_ids, plan_kv)?;
+            (kv, Box::new(worker))
+        }
     };
     let engine_config = EngineConfig {
         scheduler: SchedulerConfig {
@@ -103,7 +127,13 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
     let markers = tokenizer.as_deref().map(|tokenizer| Markers::new(dialect, tokenizer)).unwrap_or_default();
     let numerics_name = format!("{numerics:?}");
     let weights = weights_name(dtype, quantization);
-    let parts = Parts { checkpoint: &checkpoint.digest()?, weights: &weights, numerics: &numerics_name };
+    let device_class = match config.device {
+        DeviceKind::Cpu => "cpu",
+        DeviceKind::Cuda(_) => "cuda",
+    };
+    let checkpoint_digest = checkpoint.digest()?;
+    let parts =
+        Parts { checkpoint: &checkpoint_digest, weights: &weights, numerics: &numerics_name, device: device_class };
     let serving = Serving {
         engine: engine.handle(),
         tokenizer,
@@ -124,9 +154,46 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
     Ok(Loaded { engine, serving, kv_tokens: kv.num_blocks * config.block_size, weights })
 }
 
+/// A worker whose workspace is reserved, with a cache in what is left of the memory.
+fn gpu_worker(
+    config: &Config,
+    runner: ModelRunner,
+    eos_token_ids: &[u32],
+    plan_kv: impl FnOnce(usize) -> Result<KvPlan>,
+) -> Result<(KvPlan, GpuWorker)> {
+    let gpu = Arc::clone(runner.gpu().context("the model is not on a GPU")?);
+    let worker = GpuConfig {
+        max_num_seqs: config.limits.max_num_seqs,
+        max_num_batched_tokens: config.limits.max_num_batched_tokens,
+        records_steps: true,
+        eos_token_ids: eos_token_ids.to_vec(),
+    };
+    let mut worker =
+        GpuWorker::new(runner, worker).context("the GPU's memory does not hold the model and its workspace")?;
+    let kept_free = (gpu.info().memory_bytes as f64 * (1.0 - config.gpu_memory_utilization)) as usize;
+    let free = gpu.free_bytes()?.saturating_sub(kept_free);
+    let kv = plan_kv(config.kv_cache_bytes.unwrap_or(free))?;
+    worker.resize_cache(kv.num_blocks, kv.max_model_len)?;
+    tracing::info!("computing on {}", gpu.info().name);
+    Ok((kv, worker))
+}
+
+/// Bytes of the host's memory for the cache.
+fn host_budget(config: &Config, weight_bytes: usize) -> usize {
+    match (config.kv_cache_bytes, &config.model) {
+        (Some(bytes), _) => bytes,
+        (None, None) => EMBEDDED_KV_BYTES,
+        (None, Some(_)) => memory::available_bytes().map_or(FALLBACK_KV_BYTES, |available| {
+            (available.saturating_sub(weight_bytes) as f64 * AUTO_KV_SHARE) as usize
+        }),
+    }
+}
+
 /// The compute type and what weights are quantised to.
 fn number_types(config: &Config, model_config: &Value) -> Result<(DType, Quantization)> {
     let dtype = match config.dtype {
+        // GPUs multiply bf16.
+        Dtype::Auto if config.device != DeviceKind::Cpu => DType::BF16,
         Dtype::Auto => Architecture::natural_dtype(model_config)?,
         Dtype::F32 => DType::F32,
         Dtype::Bf16 => DType::BF16,
@@ -242,17 +309,10 @@ struct KvPlan {
 }
 
 impl KvPlan {
-    fn new(config: &Config, spec: &KvCacheSpec, dtype: DType, wanted_len: usize, weight_bytes: usize) -> Result<Self> {
+    fn new(config: &Config, spec: &KvCacheSpec, dtype: DType, wanted_len: usize, budget: usize) -> Result<Self> {
         let bytes_per_block = spec.bytes_per_token(dtype) * config.block_size;
         // More than all sequences can use would only be address space.
         let useful_blocks = config.limits.max_num_seqs * wanted_len.div_ceil(config.block_size);
-        let budget = match (config.kv_cache_bytes, &config.model) {
-            (Some(bytes), _) => bytes,
-            (None, None) => EMBEDDED_KV_BYTES,
-            (None, Some(_)) => memory::available_bytes().map_or(FALLBACK_KV_BYTES, |available| {
-                (available.saturating_sub(weight_bytes) as f64 * AUTO_KV_SHARE) as usize
-            }),
-        };
         // Slots are numbered in 32 bits.
         let countable_blocks = u32::MAX as usize / config.block_size;
         let num_blocks = (budget / bytes_per_block).min(useful_blocks).min(countable_blocks);

@@ -5,17 +5,31 @@
 //!
 //! **Architecture invariant:** this crate knows no HTTP, no text and no async runtime.
 
+mod decode_graphs;
+mod gpu_sampler;
+mod gpu_worker;
 mod input_batch;
 mod logits_processors;
 mod logprobs;
 mod model_runner;
 mod random;
 mod sampler;
+mod sequences;
 mod worker;
 
+pub use gpu_sampler::GpuSampler;
+pub use gpu_worker::{GpuConfig, GpuWorker};
 pub use input_batch::{BatchSequence, InputBatch};
 pub use logits_processors::{LogitsProcessor, SamplingRow, TokenCounts};
 pub use logprobs::token_logprobs;
-pub use model_runner::{ModelRunner, Numerics};
+pub use model_runner::{ModelRunner, Numerics, RunnerConfig};
 pub use sampler::{SampleError, Sampler};
 pub use worker::{Worker, WorkerConfig};
+
+/// Opens GPU number `ordinal`.
+///
+/// # Errors
+/// When there is no driver, no such GPU, or no kernels in this build that fit it.
+pub fn open_gpu(ordinal: usize) -> Result<moesaic_model::Device, moesaic_model::ModelError> {
+    Ok(moesaic_model::Device::Gpu(moesaic_kernels::cuda::Gpu::open(ordinal)?))
+}

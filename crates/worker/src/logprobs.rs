@@ -12,11 +12,13 @@ pub fn token_logprobs(logits: &[f32], token_id: u32, num_top: usize) -> TokenLog
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let below: Vec<f32> = logits.iter().map(|logit| logit - max).collect();
     let log_sum_exp = f64::from(max) + sum_exp(&below).ln();
-    let of = |id: u32| {
-        let logprob = (f64::from(logits[id as usize]) - log_sum_exp) as f32;
-        TokenLogprob { id, logprob: if logprob.is_finite() { logprob.max(FLOOR) } else { FLOOR } }
-    };
+    let of = |id: u32| finite(id, (f64::from(logits[id as usize]) - log_sum_exp) as f32);
     TokenLogprobs { token: of(token_id), top: most_likely(logits, num_top).into_iter().map(of).collect() }
+}
+
+/// A log-probability as it is reported.
+pub fn finite(id: u32, logprob: f32) -> TokenLogprob {
+    TokenLogprob { id, logprob: if logprob.is_finite() { logprob.max(FLOOR) } else { FLOOR } }
 }
 
 /// Ids of the largest logits, best first, ties by id.

@@ -1,8 +1,13 @@
 //! A model with its cache memory.
 
-use candle_core::{DType, Device, Tensor};
-use moesaic_model::{CausalLm, KvCache, ModelError};
+use std::sync::Arc;
 
+use candle_core::DType;
+use moesaic_kernels::cuda::Gpu;
+use moesaic_kernels::{Device, Tensor};
+use moesaic_model::{CausalLm, KvCache, ModelError, ModelInput};
+
+use crate::input_batch::{InputBuffer, InputLimits};
 use crate::{BatchSequence, InputBatch};
 
 /// Rows whose logits are held at once: bounds memory when a whole prompt's are asked for.
@@ -21,33 +26,94 @@ pub enum Numerics {
     },
 }
 
+/// Settings of a runner.
+#[derive(Debug, Clone)]
+pub struct RunnerConfig {
+    /// Where the model is.
+    pub device: Device,
+    /// Blocks of the cache.
+    pub num_blocks: usize,
+    /// Tokens per block.
+    pub block_size: usize,
+    /// Type of the cache.
+    pub cache_dtype: DType,
+    /// How much may influence the bits.
+    pub numerics: Numerics,
+    /// Longest sequence that the model was loaded for.
+    pub max_model_len: usize,
+    /// Tokens that the model knows.
+    pub vocab_size: usize,
+}
+
 /// Runs forward passes.
 pub struct ModelRunner {
     model: Box<dyn CausalLm>,
     cache: KvCache,
-    numerics: Numerics,
+    config: RunnerConfig,
+    inputs: Option<InputBuffer>,
 }
 
 impl std::fmt::Debug for ModelRunner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ModelRunner({:?})", self.numerics)
+        write!(f, "ModelRunner({:?})", self.config)
     }
 }
 
+fn cache(model: &dyn CausalLm, config: &RunnerConfig) -> Result<KvCache, ModelError> {
+    // On a GPU one block more, for the rows that pad recorded steps.
+    let num_blocks = config.num_blocks + usize::from(config.device.gpu().is_some());
+    KvCache::new(&model.kv_cache_spec(), num_blocks, config.block_size, config.cache_dtype, &config.device)
+}
+
 impl ModelRunner {
-    /// Reserves cache memory for `num_blocks` blocks of `block_size` tokens.
+    /// Reserves cache memory.
     ///
     /// # Errors
-    /// When the cache cannot be of this type.
-    pub fn new(
-        model: Box<dyn CausalLm>,
-        num_blocks: usize,
-        block_size: usize,
-        cache_dtype: DType,
-        numerics: Numerics,
-    ) -> Result<Self, ModelError> {
-        let cache = KvCache::new(&model.kv_cache_spec(), num_blocks, block_size, cache_dtype, &Device::Cpu)?;
-        Ok(Self { model, cache, numerics })
+    /// When the cache cannot be of this type, or a GPU's memory is too small.
+    pub fn new(model: Box<dyn CausalLm>, config: RunnerConfig) -> Result<Self, ModelError> {
+        let cache = cache(model.as_ref(), &config)?;
+        let inputs = config.device.gpu().map(|gpu| InputBuffer::new(gpu, 1 << 16)).transpose()?;
+        Ok(Self { model, cache, config, inputs })
+    }
+
+    /// Another size of the cache, and of the longest sequence, which must not be longer than before. What was cached is
+    /// gone.
+    ///
+    /// # Errors
+    /// When a GPU's memory is too small.
+    pub fn resize_cache(&mut self, num_blocks: usize, max_model_len: usize) -> Result<(), ModelError> {
+        assert!(max_model_len <= self.config.max_model_len, "the model was loaded for shorter sequences");
+        (self.config.num_blocks, self.config.max_model_len) = (num_blocks, max_model_len);
+        self.cache = cache(self.model.as_ref(), &self.config)?;
+        Ok(())
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &RunnerConfig {
+        &self.config
+    }
+
+    /// The GPU, where it runs on one.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        self.config.device.gpu()
+    }
+
+    /// Lays a batch out.
+    ///
+    /// # Errors
+    /// When it does not fit the model or the cache.
+    pub fn batch(&self, sequences: &[BatchSequence]) -> Result<InputBatch, ModelError> {
+        let naive_min_tokens = match self.config.numerics {
+            Numerics::Strict => usize::MAX,
+            Numerics::Fast { naive_min_tokens } => naive_min_tokens,
+        };
+        let limits = InputLimits {
+            vocab_size: self.config.vocab_size,
+            max_model_len: self.config.max_model_len,
+            num_blocks: self.config.num_blocks,
+            block_size: self.config.block_size,
+        };
+        Ok(InputBatch::build(sequences, limits, naive_min_tokens)?)
     }
 
     /// Computes a batch. Gives the hidden states of the wanted rows and, per sequence, where its
@@ -56,12 +122,36 @@ impl ModelRunner {
     /// # Errors
     /// When the batch does not fit the model.
     pub fn forward(&self, sequences: &[BatchSequence]) -> Result<(Tensor, Vec<usize>), ModelError> {
-        let naive_min_tokens = match self.numerics {
-            Numerics::Strict => usize::MAX,
-            Numerics::Fast { naive_min_tokens } => naive_min_tokens,
+        let batch = self.batch(sequences)?;
+        Ok((self.forward_batch(&batch)?, batch.first_logit_row))
+    }
+
+    /// As [`Self::forward`] of a batch that is laid out.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn forward_batch(&self, batch: &InputBatch) -> Result<Tensor, ModelError> {
+        let input = match &self.inputs {
+            Some(inputs) => inputs.upload(batch)?,
+            None => batch.on_host()?,
         };
-        let batch = InputBatch::build(sequences, self.cache.block_size(), naive_min_tokens, &Device::Cpu)?;
-        Ok((self.model.forward(&batch.input, &self.cache)?, batch.first_logit_row))
+        self.forward_input(&input)
+    }
+
+    /// As [`Self::forward`] of what is on the device already.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn forward_input(&self, input: &ModelInput) -> Result<Tensor, ModelError> {
+        self.model.forward(input, &self.cache)
+    }
+
+    /// f32 logits of hidden states.
+    ///
+    /// # Errors
+    /// When the hidden states do not fit the model.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        self.model.logits(hidden)
     }
 
     /// Calls `visit` with each row's index and logits, in order, a bounded number at a time.
@@ -73,11 +163,23 @@ impl ModelRunner {
         hidden: &Tensor,
         mut visit: impl FnMut(usize, Vec<Vec<f32>>),
     ) -> Result<(), ModelError> {
-        let num_rows = hidden.dim(0)?;
+        let num_rows = hidden.dims2()?.0;
         for start in (0..num_rows).step_by(MAX_LOGIT_ROWS) {
-            let part = hidden.narrow(0, start, MAX_LOGIT_ROWS.min(num_rows - start))?;
-            visit(start, self.model.logits(&part)?.to_vec2()?);
+            let part = hidden.rows(start, MAX_LOGIT_ROWS.min(num_rows - start))?;
+            visit(start, self.to_host(&self.model.logits(&part)?)?);
         }
         Ok(())
+    }
+
+    fn to_host(&self, logits: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
+        let (_, width) = logits.dims2()?;
+        match (logits, &self.inputs) {
+            (Tensor::Device(logits), Some(inputs)) => {
+                let bytes = inputs.staging().download(logits)?;
+                let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+                Ok(bytes.chunks_exact(4 * width).map(|row| row.chunks_exact(4).map(number).collect()).collect())
+            }
+            (logits, _) => Ok(logits.host()?.to_vec2()?),
+        }
     }
 }

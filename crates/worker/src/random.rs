@@ -16,6 +16,11 @@ impl PositionRandom {
         Self { key: mix(key ^ mix(position as u64)) }
     }
 
+    /// What the numbers of all tokens are made of, for a device that makes them itself.
+    pub fn key(self) -> u64 {
+        self.key
+    }
+
     /// A standard Gumbel variate for a token: the largest of `logit + gumbel` over all tokens is
     /// a sample of the softmax.
     pub fn gumbel(self, token_id: u32) -> Gumbel {

@@ -69,7 +69,7 @@ impl Sampler {
 
 /// Whether none is NaN or +inf. Looks at all of them, which is faster than to stop at the first.
 fn all_below_infinity(logits: &[f32]) -> bool {
-    logits.iter().filter(|logit| **logit < f32::INFINITY).count() == logits.len()
+    logits.iter().map(|logit| u32::from(*logit < f32::INFINITY)).sum::<u32>() as usize == logits.len()
 }
 
 /// The most likely allowed token; the lowest id among equals.

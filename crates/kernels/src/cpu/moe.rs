@@ -2,7 +2,7 @@
 
 use super::matmul::weight_rows;
 use super::pool::parallel_chunks;
-use crate::{Element, ops::silu};
+use crate::{Element, host::silu};
 
 /// Columns of a task.
 const COLUMNS_PER_TASK: usize = 32;

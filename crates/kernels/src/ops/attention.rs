@@ -1,18 +1,21 @@
 //! Multi-head latent attention over the paged cache, in its two forms.
 //!
-//! *Absorbed*: queries are carried into latent space, so that every head reads the same cached
-//! row. *Naive*: cached rows are expanded to keys and values of each head. Equal in exact
-//! arithmetic; the absorbed form reads less, the naive one computes less for long prompts
-//! (DeepSeek-V2 report, section 2.1).
+//! *Absorbed*: queries are carried into latent space, so that every head reads the same cached row. *Naive*: cached rows
+//! are expanded to keys and values of each head. Equal in exact arithmetic; the absorbed form reads less, the naive one
+//! computes less for long prompts (DeepSeek-V2 report, section 2.1).
 
-use candle_core::{DType, Result, Tensor, bail};
-use half::bf16;
+use candle_core::{DType, Result, bail};
 
-use super::operand::{Operand, with_float};
-use crate::cpu::{self, KeyValues};
+use super::{Weight, linear};
+use crate::cuda::DeviceTensor;
+use crate::{Tensor, cuda, host};
+
+/// Cached tokens that the naive form expands at a time; bounds its workspace. Cut at absolute positions, so results do not
+/// depend on where a chunk began.
+const NAIVE_PIECE: usize = 1024;
 
 /// Which cached tokens the rows of an absorbed batch see.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct AbsorbedRows<'a> {
     /// Block ids, u32 `(sequences, max_blocks)`; unused places hold anything in range.
     pub block_tables: &'a Tensor,
@@ -26,116 +29,142 @@ pub struct AbsorbedRows<'a> {
 
 /// Attention in latent space.
 ///
-/// `q`: f32 `(rows, heads, latent + rope)`, the absorbed part first; `cache`: `(slots, latent +
-/// rope)`; gives f32 `(rows, heads, latent)`, the weighted latents.
+/// `q`: `(rows, heads, latent + rope)`, the absorbed part first; `cache`: `(slots, latent + rope)`; gives
+/// `(rows, heads, latent)`, the weighted latents: f32 on the CPU, bf16 on a GPU.
 ///
 /// # Errors
-/// When sizes or types do not fit, or a table or position points outside the cache.
+/// When sizes or types do not fit, or, on the CPU, a table or position points outside the cache. (A GPU's caller checks
+/// them: they are not looked at on the host.)
 pub fn mla_absorbed(q: &Tensor, cache: &Tensor, rows: &AbsorbedRows, latent: usize, scale: f32) -> Result<Tensor> {
-    let (num_rows, num_heads, width) = q.dims3()?;
-    let (num_slots, cache_width) = cache.dims2()?;
-    let (num_sequences, max_blocks) = rows.block_tables.dims2()?;
-    if cache_width != width
+    let (num_rows, _, width) = q.dims3()?;
+    if cache.dims2()?.1 != width
         || latent > width
         || rows.positions.dims1()? != num_rows
         || rows.row_sequences.dims1()? != num_rows
+        || rows.block_tables.dims2()?.1 == 0
     {
         bail!("mla_absorbed: q {:?}, cache {:?}, positions {:?}", q.dims(), cache.dims(), rows.positions.dims());
     }
-    let views = [q, rows.block_tables, rows.row_sequences, rows.positions].map(Operand::new);
-    let (tables, sequences, positions) = (views[1].slice::<u32>()?, views[2].slice::<u32>()?, views[3].slice::<u32>()?);
-    for (sequence, position) in sequences.iter().zip(positions) {
-        let num_blocks = *position as usize / rows.block_size + 1;
-        let blocks = tables.chunks(max_blocks.max(1)).nth(*sequence as usize);
-        let in_cache = |block: &u32| (*block as usize + 1) * rows.block_size <= num_slots;
-        if !blocks.is_some_and(|blocks| num_blocks <= max_blocks && blocks[..num_blocks].iter().all(in_cache)) {
-            bail!("mla_absorbed: position {position} of sequence {sequence} of {num_sequences} lies outside the cache");
+    match q {
+        Tensor::Host(q) => {
+            let rows = host::AbsorbedRows {
+                block_tables: rows.block_tables.host()?,
+                row_sequences: rows.row_sequences.host()?,
+                positions: rows.positions.host()?,
+                block_size: rows.block_size,
+            };
+            Ok(host::mla_absorbed(q, cache.host()?, &rows, latent, scale)?.into())
+        }
+        Tensor::Device(q) => {
+            let form = cuda::AbsorbedForm {
+                q,
+                cache: cache.device()?,
+                tables: rows.block_tables.device()?,
+                row_sequences: rows.row_sequences.device()?,
+                positions: rows.positions.device()?,
+                block_size: rows.block_size,
+                latent,
+                scale,
+            };
+            Ok(cuda::attend(&form)?.into())
         }
     }
-    let shape = cpu::AttentionShape { num_heads, width, latent, scale };
-    let (q_values, cache_view, block_size) = (views[0].slice::<f32>()?, Operand::new(cache), rows.block_size);
-    let out = if cache.dtype() == DType::BF16 {
-        let pages = cpu::Pages { cache: cache_view.slice::<bf16>()?, tables, max_blocks, block_size };
-        cpu::latent_attention(&cpu::LatentRows { q: q_values, pages, sequences, positions, shape })
-    } else {
-        let pages = cpu::Pages { cache: cache_view.slice::<f32>()?, tables, max_blocks, block_size };
-        cpu::absorbed_attention(q_values, &pages, sequences, positions, &shape)
-    };
-    Tensor::from_vec(out, (num_rows, num_heads, latent), q.device())
 }
 
-/// Queries of one sequence for the naive form.
-#[derive(Debug)]
+/// Queries of one sequence for the naive form, and what they see.
+#[derive(Debug, Clone, Copy)]
 pub struct NaiveRows<'a> {
-    /// f32 `(rows, heads, nope + rope)`.
+    /// `(rows, heads, nope + rope)`.
     pub q: &'a Tensor,
     /// Position of the first row; the others follow.
     pub start: usize,
+    /// Cache slots of positions `0 .. start + rows`, u32.
+    pub slots: &'a Tensor,
 }
 
-/// Attention over some of the keys, to be merged with the rest.
-#[derive(Debug)]
-pub struct NaivePart {
-    /// Softmax-weighted values of this part, f32 `(rows, heads, value)`.
-    pub output: Tensor,
-    /// Logarithm of this part's softmax denominator, f32 `(rows, heads)`; -inf where no key is seen.
-    pub log_sum_exp: Tensor,
-}
-
-/// Causal attention of one sequence over a run of expanded keys.
-///
-/// `kv`: `(keys, heads, nope + value)`; `k_rope`: `(keys, rope)`, shared by the heads;
-/// `key_start`: position of the first key.
+/// Causal attention of one sequence over its cached rows, expanded by `kv_b (heads · (nope + value), latent)`:
+/// `(rows, heads, value)`, f32 on the CPU, bf16 on a GPU.
 ///
 /// # Errors
-/// When sizes or types do not fit.
-pub fn mla_naive(rows: &NaiveRows, kv: &Tensor, k_rope: &Tensor, key_start: usize, scale: f32) -> Result<NaivePart> {
-    let (num_rows, num_heads, width) = rows.q.dims3()?;
-    let (num_keys, kv_heads, kv_width) = kv.dims3()?;
-    let (rope_keys, rope) = k_rope.dims2()?;
-    let Some(nope) = width.checked_sub(rope).filter(|nope| *nope < kv_width) else {
-        bail!("mla_naive: q {:?}, kv {:?}, k_rope {:?}", rows.q.dims(), kv.dims(), k_rope.dims());
+/// When sizes or types do not fit, or, on the CPU, a slot is out of range.
+pub fn mla_naive(rows: &NaiveRows, cache: &Tensor, kv_b: &Weight, latent: usize, scale: f32) -> Result<Tensor> {
+    let ((num_rows, num_heads, q_width), (_, width)) = (rows.q.dims3()?, cache.dims2()?);
+    let (num_out, num_in) = kv_b.matrix()?;
+    let (num_keys, Some(rope)) = (rows.slots.dims1()?, width.checked_sub(latent)) else {
+        bail!("mla_naive: a latent of {latent} in a cache of {width}");
     };
-    if kv_heads != num_heads || rope_keys != num_keys || kv.dtype() != k_rope.dtype() {
-        bail!("mla_naive: q {:?}, kv {:?}, k_rope {:?}", rows.q.dims(), kv.dims(), k_rope.dims());
+    let kv_width = num_out / num_heads.max(1);
+    if num_in != latent || num_keys != rows.start + num_rows || q_width < rope || kv_width * num_heads != num_out {
+        bail!("mla_naive: q {:?} from {}, {num_keys} slots, kv_b ({num_out}, {num_in})", rows.q.dims(), rows.start);
     }
-    let views = [rows.q, kv, k_rope].map(Operand::new);
-    let (output, log_sum_exp) = with_float!(kv.dtype(), T => {
-        let keys = KeyValues {
-            kv: views[1].slice::<T>()?,
-            k_rope: views[2].slice::<T>()?,
-            num_heads,
-            nope,
-            rope,
-            value: kv_width - nope,
-            start: key_start,
-        };
-        cpu::naive_attention(views[0].slice::<f32>()?, rows.start, &keys, scale)
-    });
-    Ok(NaivePart {
-        output: Tensor::from_vec(output, (num_rows, num_heads, kv_width - nope), rows.q.device())?,
-        log_sum_exp: Tensor::from_vec(log_sum_exp, (num_rows, num_heads), rows.q.device())?,
-    })
+    match rows.q {
+        Tensor::Host(q) => naive_on_host(q, rows, cache, kv_b, latent, scale),
+        Tensor::Device(q) => {
+            let num_pieces = num_keys.div_ceil(NAIVE_PIECE);
+            let value = kv_width - (q_width - rope);
+            let cache = cache.device()?;
+            let state = cuda::NaiveState::new(q, value, num_pieces)?;
+            for piece in 0..num_pieces {
+                let first = piece * NAIVE_PIECE;
+                let slots = rows.slots.rows(first, NAIVE_PIECE.min(num_keys - first))?;
+                let (latents, k_rope) = cuda::gather(cache, slots.device()?, latent)?;
+                let count = latents.shape()[0];
+                let kv = cuda::linear(&latents, kv_b.device()?, DType::BF16)?.reshape(&[count, num_heads, kv_width])?;
+                let form =
+                    cuda::NaiveForm { q, kv: &kv, k_rope: &k_rope, query_start: rows.start, key_start: first, scale };
+                cuda::naive(&form, &state, piece)?;
+            }
+            Ok(state.finish().into())
+        }
+    }
 }
 
-/// Joins parts over disjoint keys into attention over all of them: f32 `(rows, heads, value)`.
+fn naive_on_host(
+    q: &candle_core::Tensor,
+    rows: &NaiveRows,
+    cache: &Tensor,
+    kv_b: &Weight,
+    latent: usize,
+    scale: f32,
+) -> Result<Tensor> {
+    let (_, num_heads, _) = q.dims3()?;
+    let q = q.to_dtype(DType::F32)?;
+    let form = host::NaiveRows { q: &q, start: rows.start };
+    let slots: Vec<u32> = rows.slots.host()?.to_vec1()?;
+    let mut parts = Vec::new();
+    for (piece, slots) in slots.chunks(NAIVE_PIECE).enumerate() {
+        let cached = host::gather_cache_rows(cache.host()?, slots)?;
+        let latents = cached.narrow(1, 0, latent)?.contiguous()?;
+        let k_rope = cached.narrow(1, latent, cached.dim(1)? - latent)?.contiguous()?;
+        let kv = linear(&latents.into(), kv_b)?.host()?.reshape((slots.len(), num_heads, ()))?;
+        parts.push(host::mla_naive(&form, &kv, &k_rope, piece * NAIVE_PIECE, scale)?);
+    }
+    Ok(host::merge_attention(&parts)?.into())
+}
+
+/// Rows one behind the other.
 ///
 /// # Errors
-/// When there is no part or their shapes differ.
-pub fn merge_attention(parts: &[NaivePart]) -> Result<Tensor> {
-    let Some(first) = parts.first() else { bail!("merge_attention: nothing to merge") };
-    if parts.len() == 1 {
-        return Ok(first.output.clone());
+/// When there are none, or widths or types differ.
+pub fn concat_rows(parts: Vec<Tensor>) -> Result<Tensor> {
+    let [first, _, ..] = &parts[..] else {
+        return parts.into_iter().next().ok_or_else(|| candle_core::Error::msg("concat_rows: nothing"));
+    };
+    match first {
+        Tensor::Host(_) => {
+            let parts = parts.iter().map(Tensor::host).collect::<Result<Vec<_>>>()?;
+            Ok(candle_core::Tensor::cat(&parts, 0)?.into())
+        }
+        Tensor::Device(first) => {
+            let mut shape = first.shape().to_vec();
+            shape[0] = parts.iter().map(|part| part.dims()[0]).sum();
+            let out = DeviceTensor::temporary(first.gpu(), &shape, first.dtype())?;
+            let mut start = 0;
+            for part in &parts {
+                part.device()?.copy_to_rows(&out, start)?;
+                start += part.dims()[0];
+            }
+            Ok(out.into())
+        }
     }
-    let (_, _, value) = first.output.dims3()?;
-    if parts.iter().any(|part| part.output.dims() != first.output.dims()) {
-        bail!("merge_attention: the parts differ in shape");
-    }
-    let views: Vec<_> =
-        parts.iter().map(|part| (Operand::new(&part.output), Operand::new(&part.log_sum_exp))).collect();
-    let slices = views
-        .iter()
-        .map(|(output, lse)| Ok((output.slice::<f32>()?, lse.slice::<f32>()?)))
-        .collect::<Result<Vec<_>>>()?;
-    Tensor::from_vec(cpu::merge_parts(&slices, value), first.output.shape(), first.output.device())
 }

@@ -1,68 +1,83 @@
-//! Gated feed-forward layers: of routed experts, or one that every token passes.
+//! Feed-forward layers: of experts, and the ones that every token passes.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, bail};
 
-use super::operand::{Operand, to_bf16, to_f32, with_float};
-use super::route::Routing;
-use super::{Weight, silu_mul};
-use crate::cpu::{self, ExpertWeights, Routes};
+use super::{Routing, Weight};
+use crate::{Tensor, cuda, host};
 
-/// `Σ weight · down(silu(gate x) · up x)` over each token's experts: f32 `(tokens, hidden)`.
-///
-/// `x`: `(tokens, hidden)`; `gate_up`: gated, `(experts, 2 · inner, hidden)`; `down`: `(experts, hidden, inner)`.
-///
-/// # Errors
-/// When sizes or types do not fit or an expert id is out of range.
-pub fn moe_experts(x: &Tensor, routing: &Routing, gate_up: &Weight, down: &Weight) -> Result<Tensor> {
-    let (num_tokens, hidden) = x.dims2()?;
-    let (num_experts, double_inner, in_width) = gate_up.dims()?;
-    let inner = double_inner / 2;
-    let (routed_tokens, top_k) = routing.expert_ids.dims2()?;
-    let fits = in_width == hidden
-        && down.dims()? == (num_experts, hidden, inner)
-        && routing.expert_ids.dims() == routing.weights.dims()
-        && routed_tokens == num_tokens;
-    if !fits {
-        bail!("moe_experts: x {:?}, gate_up {:?}, down {:?}", x.dims(), gate_up.dims()?, down.dims()?);
-    }
-    let views = [x, &routing.expert_ids, &routing.weights].map(Operand::new);
-    let (expert_ids, weights) = (views[1].slice::<u32>()?, views[2].slice::<f32>()?);
-    if let Some(id) = expert_ids.iter().find(|&&id| id as usize >= num_experts) {
-        bail!("moe_experts: expert {id} of {num_experts}");
-    }
-    let out = match (gate_up, down) {
-        (Weight::Packed(gate_up), Weight::Packed(down)) if gate_up.is_gated() => {
-            let routes = Routes { expert_ids, weights, top_k };
-            cpu::packed_experts(&to_bf16(x.dtype(), &views[0])?, &routes, gate_up, down)
-        }
-        (Weight::Plain(gate_up), Weight::Plain(down)) => {
-            let x_f32 = with_float!(x.dtype(), T => to_f32::<T>(&views[0])?);
-            let (gate_up, down) = (Operand::new(gate_up), Operand::new(down));
-            let gate_up = gate_up.slice::<f32>()?;
-            let experts = ExpertWeights { gate_up, down: down.slice::<f32>()?, hidden, inner };
-            cpu::experts(&x_f32, expert_ids, weights, &experts)
-        }
-        _ => bail!("moe_experts: gate_up and down are of different kinds"),
-    };
-    Tensor::from_vec(out, (num_tokens, hidden), x.device())
+/// Weights of a gated feed-forward layer, or of many.
+#[derive(Debug, Clone, Copy)]
+pub struct GatedWeights<'a> {
+    /// Gated, `(groups, 2 · inner, hidden)`.
+    pub gate_up: &'a Weight,
+    /// `(groups, hidden, inner)`.
+    pub down: &'a Weight,
 }
 
-/// `down(silu(gate x) · up x)`: f32 `(tokens, hidden)`. `gate_up`: gated, `(2 · inner, hidden)`; `down`: `(hidden, inner)`.
+/// `Σ weight · down(silu(gate x) · up x)` over each token's experts, plus what the shared expert gives: f32
+/// `(tokens, hidden)`, or `(tokens, parts, hidden)` still to be summed, by [`super::add_rms_norm`].
+///
+/// `x`: `(tokens, hidden)`.
 ///
 /// # Errors
 /// When sizes or types do not fit.
-pub fn gated_mlp(x: &Tensor, gate_up: &Weight, down: &Weight) -> Result<Tensor> {
+pub fn moe_experts(
+    x: &Tensor,
+    routing: &Routing,
+    experts: GatedWeights,
+    shared: Option<GatedWeights>,
+) -> Result<Tensor> {
     let (num_tokens, hidden) = x.dims2()?;
-    let ((double_inner, in_width), down_dims) = (gate_up.matrix()?, down.matrix()?);
-    if in_width != hidden || down_dims != (hidden, double_inner / 2) {
-        bail!("gated_mlp: x {:?}, gate_up ({double_inner}, {in_width}), down {down_dims:?}", x.dims());
+    let (num_experts, double_inner, in_width) = experts.gate_up.dims();
+    let (routed_tokens, _) = routing.expert_ids.dims2()?;
+    let fits = in_width == hidden
+        && experts.down.dims() == (num_experts, hidden, double_inner / 2)
+        && routing.expert_ids.dims() == routing.weights.dims()
+        && routed_tokens == num_tokens;
+    if !fits {
+        bail!("moe_experts: x {:?}, gate_up {:?}, down {:?}", x.dims(), experts.gate_up.dims(), experts.down.dims());
     }
-    let (Weight::Packed(gate_up), Weight::Packed(down)) = (gate_up, down) else {
-        return super::linear_f32(&silu_mul(&super::linear(x, gate_up)?)?, down);
-    };
-    // One expert that everybody goes to.
-    let (expert_ids, weights) = (vec![0; num_tokens], vec![1.0; num_tokens]);
-    let routes = Routes { expert_ids: &expert_ids, weights: &weights, top_k: 1 };
-    let out = cpu::packed_experts(&to_bf16(x.dtype(), &Operand::new(x))?, &routes, gate_up, down);
-    Tensor::from_vec(out, (num_tokens, hidden), x.device())
+    if let Some(shared) = &shared {
+        check_one(hidden, shared)?;
+    }
+    match x {
+        Tensor::Host(rows) => {
+            let routing = host::Routing {
+                expert_ids: routing.expert_ids.host()?.clone(),
+                weights: routing.weights.host()?.clone(),
+            };
+            let routed = host::moe_experts(rows, &routing, experts.gate_up.host()?, experts.down.host()?)?;
+            match shared {
+                Some(shared) => Ok(host::add(&routed, gated_mlp(x, shared)?.host()?)?.into()),
+                None => Ok(routed.into()),
+            }
+        }
+        Tensor::Device(rows) => {
+            let (ids, weights) = (routing.expert_ids.device()?, routing.weights.device()?);
+            let shared =
+                shared.map(|shared| Ok::<_, candle_core::Error>((shared.gate_up.device()?, shared.down.device()?)));
+            let (gate_up, down) = (experts.gate_up.device()?, experts.down.device()?);
+            Ok(cuda::experts(rows, ids, weights, gate_up, down, shared.transpose()?)?.into())
+        }
+    }
+}
+
+/// `down(silu(gate x) · up x)`: f32 `(tokens, hidden)`.
+///
+/// # Errors
+/// When sizes or types do not fit.
+pub fn gated_mlp(x: &Tensor, weights: GatedWeights) -> Result<Tensor> {
+    check_one(x.dims2()?.1, &weights)?;
+    match x {
+        Tensor::Host(x) => Ok(host::gated_mlp(x, weights.gate_up.host()?, weights.down.host()?)?.into()),
+        Tensor::Device(x) => Ok(cuda::gated(x, weights.gate_up.device()?, weights.down.device()?)?.into()),
+    }
+}
+
+fn check_one(hidden: usize, weights: &GatedWeights) -> Result<()> {
+    let ((double_inner, in_width), down) = (weights.gate_up.matrix()?, weights.down.matrix()?);
+    if in_width != hidden || down != (hidden, double_inner / 2) {
+        bail!("gated_mlp: {hidden} wide, gate_up ({double_inner}, {in_width}), down {down:?}");
+    }
+    Ok(())
 }

@@ -1,62 +1,92 @@
 //! Weights in the form in which their device reads them.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
-use half::bf16;
+use candle_core::{DType, Result, bail};
 
-use super::operand::Operand;
-use crate::cpu::{PackedMatrix, WeightForm};
+use crate::cuda::{DeviceMatrix, DeviceTensor};
+use crate::{Device, PackedMatrix, Tensor, WeightForm, host};
 
 /// Matrices `(groups, out, in)` that activations are multiplied with.
 #[derive(Debug)]
 pub enum Weight {
-    /// As they were: f32 on the CPU.
-    Plain(Tensor),
-    /// bf16 on the CPU, quantised or not.
-    Packed(PackedMatrix),
+    /// On the CPU.
+    Host(host::Weight),
+    /// On a GPU, bf16 or block-scaled e4m3.
+    Device(DeviceMatrix),
+    /// On a GPU, f32 `(1, out, in)`: of routers, whose choices flip on small differences.
+    Exact(DeviceTensor),
 }
 
 impl Weight {
-    /// Whether matrices of a type are packed.
-    pub fn is_packed(dtype: DType, device: &Device) -> bool {
-        dtype == DType::BF16 && device.is_cpu()
-    }
-
-    /// From `(out, in)` or `(groups, out, in)`. `form`: of what is packed; `is_gated`: gate rows, then as many up rows, for [`super::gated_mlp`].
+    /// From `(out, in)` or `(groups, out, in)`. `form`: of what is packed; `is_gated`: gate rows, then as many up rows, for
+    /// [`super::gated_mlp`].
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn new(tensor: Tensor, form: WeightForm, is_gated: bool) -> Result<Self> {
-        let tensor = if tensor.rank() == 2 { tensor.unsqueeze(0)? } else { tensor };
-        if !Self::is_packed(tensor.dtype(), tensor.device()) {
-            return Ok(Self::Plain(tensor));
+    pub fn new(tensor: candle_core::Tensor, form: WeightForm, is_gated: bool, device: &Device) -> Result<Self> {
+        if device.gpu().is_none() {
+            return Ok(Self::Host(host::Weight::new(tensor, form, is_gated)?));
         }
-        let (num_groups, num_out, num_in) = tensor.dims3()?;
-        let view = Operand::new(&tensor);
-        let values = view.slice::<bf16>()?;
-        let read = |group: usize, row: usize, out: &mut [bf16]| {
-            let start = (group * num_out + row) * num_in;
-            out.copy_from_slice(&values[start..start + out.len()]);
-            Ok::<(), candle_core::Error>(())
-        };
-        Ok(Self::Packed(PackedMatrix::pack(form, (num_groups, num_out, num_in), is_gated, read)?))
+        let tensor = if tensor.rank() == 2 { tensor.unsqueeze(0)? } else { tensor };
+        let dtype = tensor.dtype();
+        let kept = device.keep(tensor)?;
+        match dtype {
+            DType::BF16 => Ok(Self::Device(DeviceMatrix::new(kept.device()?.clone(), is_gated)?)),
+            DType::F32 if !is_gated => Ok(Self::Exact(kept.device()?.clone())),
+            other => bail!("GPU: weights of {other:?}"),
+        }
     }
 
     /// Groups, outputs and inputs.
-    ///
-    /// # Errors
-    /// Never for weights made by [`Self::new`].
-    pub fn dims(&self) -> Result<(usize, usize, usize)> {
+    pub fn dims(&self) -> (usize, usize, usize) {
         match self {
-            Self::Plain(tensor) => tensor.dims3(),
-            Self::Packed(packed) => Ok(packed.dims()),
+            Self::Host(weight) => weight.dims().expect("weights have three sizes"),
+            Self::Device(matrix) => matrix.dims(),
+            Self::Exact(tensor) => (tensor.shape()[0], tensor.shape()[1], tensor.shape()[2]),
+        }
+    }
+
+    pub(super) fn host(&self) -> Result<&host::Weight> {
+        match self {
+            Self::Host(weight) => Ok(weight),
+            _ => bail!("weights are on a GPU, activations on the CPU"),
+        }
+    }
+
+    pub(super) fn device(&self) -> Result<&DeviceMatrix> {
+        match self {
+            Self::Device(matrix) => Ok(matrix),
+            Self::Host(_) => bail!("weights are on the CPU, activations on a GPU"),
+            Self::Exact(_) => bail!("GPU: f32 weights where bf16 ones are needed"),
         }
     }
 
     /// As a plain matrix `(out, in)` of one group.
     pub(super) fn matrix(&self) -> Result<(usize, usize)> {
-        match self.dims()? {
+        match self.dims() {
             (1, num_out, num_in) => Ok((num_out, num_in)),
             (num_groups, ..) => bail!("{num_groups} matrices where one is needed"),
+        }
+    }
+}
+
+impl From<PackedMatrix> for Weight {
+    fn from(packed: PackedMatrix) -> Self {
+        Self::Host(host::Weight::Packed(packed))
+    }
+}
+
+impl Tensor {
+    /// The same tensor as a weight that activations are multiplied with (the tied output head).
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn as_weight(&self) -> Result<Weight> {
+        match self {
+            Self::Host(tensor) => Ok(Weight::Host(host::Weight::new(tensor.clone(), WeightForm::Bf16, false)?)),
+            Self::Device(tensor) => {
+                let (num_out, num_in) = self.dims2()?;
+                Ok(Weight::Device(DeviceMatrix::new(tensor.reshape(&[1, num_out, num_in])?, false)?))
+            }
         }
     }
 }

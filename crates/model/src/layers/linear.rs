@@ -1,8 +1,8 @@
 //! The one place where activations meet weights. Quantised, sharded and adapted forms go here.
 
-use candle_core::{DType, Result, Tensor};
-use moesaic_kernels::WeightForm;
+use candle_core::{DType, Result};
 use moesaic_kernels::ops::{self, Weight};
+use moesaic_kernels::{Tensor, WeightForm};
 
 use crate::{ModelError, Role, Weights};
 
@@ -25,13 +25,18 @@ impl Linear {
         num_out: usize,
         num_in: usize,
     ) -> std::result::Result<Self, ModelError> {
-        let weight = weights.tensor_as(&format!("{name}.weight"), &[num_out, num_in], DType::F32)?;
-        Ok(Self { weight: Weight::new(weight, WeightForm::Bf16, false)? })
+        let weight = weights.host_tensor(&format!("{name}.weight"), &[num_out, num_in], DType::F32)?;
+        Ok(Self { weight: Weight::new(weight, WeightForm::Bf16, false, weights.device())? })
     }
 
     /// Wraps a weight `(out, in)`.
-    pub fn new(weight: Tensor) -> Result<Self> {
-        Ok(Self { weight: Weight::new(weight, WeightForm::Bf16, false)? })
+    pub fn new(weight: Weight) -> Self {
+        Self { weight }
+    }
+
+    /// The weight itself.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
     }
 
     /// `x (.., in) → (.., out)` in the type of `x`.

@@ -3,18 +3,15 @@
 //! Per token and layer the cache holds the normalised latent and the rotated shared key:
 //! `latent + rope` values, nothing per head.
 
-use candle_core::{D, Result, Tensor};
-use moesaic_kernels::WeightForm;
-use moesaic_kernels::ops::{self, AbsorbedRows, NaiveRows, Weight};
+use candle_core::Result;
+use moesaic_kernels::ops::{self, AbsorbedRows, MlaQueries, NaiveRows, Weight};
+use moesaic_kernels::{Tensor, WeightForm};
 
 use super::{Linear, RmsNorm, Rotary};
 use crate::{AttentionMetadata, ModelError, NaiveSequence, Weights};
 
 /// The latent norms use this whatever `rms_norm_eps` says, as the models' own code does.
 const LATENT_NORM_EPS: f64 = 1e-6;
-/// Cached tokens that the naive form expands at a time; bounds its workspace. Cut at absolute
-/// positions, so results do not depend on where a chunk began.
-const NAIVE_PIECE: usize = 1024;
 
 /// Sizes of the attention.
 #[derive(Debug, Clone)]
@@ -95,15 +92,17 @@ impl Mla {
     pub fn load(weights: &Weights, name: &str, config: &MlaConfig) -> std::result::Result<Self, ModelError> {
         let MlaConfig { hidden, num_heads, kv_lora_rank, nope, rope, value, .. } = *config;
         let per_head = nope + value;
-        let kv_b = weights.tensor(&format!("{name}.kv_b_proj.weight"), &[num_heads * per_head, kv_lora_rank])?;
+        let shape = [num_heads * per_head, kv_lora_rank];
+        let kv_b = weights.host_tensor(&format!("{name}.kv_b_proj.weight"), &shape, weights.dtype())?;
         let heads = kv_b.reshape((num_heads, per_head, kv_lora_rank))?;
+        let weight = |tensor| Weight::new(tensor, WeightForm::Bf16, false, weights.device());
         Ok(Self {
             query: QueryProjection::load(weights, name, config)?,
             kv_a: Linear::load(weights, &format!("{name}.kv_a_proj_with_mqa"), kv_lora_rank + rope, hidden)?,
             kv_a_norm: RmsNorm::load(weights, &format!("{name}.kv_a_layernorm"), kv_lora_rank, LATENT_NORM_EPS)?,
-            key_up: Weight::new(heads.narrow(1, 0, nope)?.transpose(1, 2)?.contiguous()?, WeightForm::Bf16, false)?,
-            value_up: Weight::new(heads.narrow(1, nope, value)?.contiguous()?, WeightForm::Bf16, false)?,
-            kv_b: Linear::new(kv_b)?,
+            key_up: weight(heads.narrow(1, 0, nope)?.transpose(1, 2)?.contiguous()?)?,
+            value_up: weight(heads.narrow(1, nope, value)?.contiguous()?)?,
+            kv_b: Linear::new(weight(kv_b)?),
             output: Linear::load(weights, &format!("{name}.o_proj"), hidden, num_heads * value)?,
             config: config.clone(),
         })
@@ -118,75 +117,43 @@ impl Mla {
         attention: &AttentionMetadata,
         cache: &Tensor,
     ) -> Result<Tensor> {
-        let MlaConfig { num_heads, nope, rope, value, .. } = self.config;
-        let num_rows = x.dim(0)?;
-        let q = self.query.forward(x)?.reshape((num_rows, num_heads, nope + rope))?;
-        let q_rope = rotary.apply(&q.narrow(D::Minus1, nope, rope)?.contiguous()?, &attention.positions)?;
-        let q_nope = q.narrow(D::Minus1, 0, nope)?.contiguous()?;
-        self.write_latents(x, rotary, attention, cache)?;
+        let MlaConfig { num_heads, kv_lora_rank, nope, rope, value, softmax_scale, .. } = self.config;
+        let num_rows = x.dims2()?.0;
+        let q = self.query.forward(x)?.reshape(&[num_rows, num_heads, nope + rope])?;
+        let rotation = rotary.rotation(&self.kv_a_norm, &attention.positions, &attention.slots);
+        let queries = ops::mla_rotate(q, &self.kv_a.forward(x)?, cache, &rotation)?;
 
-        let num_naive = attention.num_naive_rows();
         let mut parts = Vec::new();
         let mut start = 0;
-        for sequence in &attention.naive {
-            let rows = |part: &Tensor| part.narrow(0, start, sequence.num_rows);
-            parts.push(self.naive(&rows(&q_nope)?, &rows(&q_rope)?, sequence, cache)?);
-            start += sequence.num_rows;
+        for NaiveSequence { start: position, num_rows, slots } in &attention.naive {
+            let rows = NaiveRows { q: &queries.rows(start, *num_rows)?, start: *position, slots };
+            parts.push(ops::mla_naive(&rows, cache, self.kv_b.weight(), kv_lora_rank, softmax_scale)?);
+            start += num_rows;
         }
-        if num_rows > num_naive {
-            let rows = |part: &Tensor| part.narrow(0, num_naive, num_rows - num_naive);
-            parts.push(self.absorbed(&rows(&q_nope)?, &rows(&q_rope)?, attention, cache)?);
+        if num_rows > start {
+            parts.push(self.absorbed(&queries, (start, num_rows - start), attention, cache)?);
         }
-        let heads = Tensor::cat(&parts, 0)?.reshape((num_rows, num_heads * value))?;
+        let heads = ops::concat_rows(parts)?.reshape(&[num_rows, num_heads * value])?;
         self.output.forward_f32(&heads)
     }
 
-    fn write_latents(&self, x: &Tensor, rotary: &Rotary, attention: &AttentionMetadata, cache: &Tensor) -> Result<()> {
-        let MlaConfig { kv_lora_rank, rope, .. } = self.config;
-        let latent_and_key = self.kv_a.forward(x)?; // (rows, latent + rope)
-        let latent = self.kv_a_norm.forward(&latent_and_key.narrow(1, 0, kv_lora_rank)?.contiguous()?)?;
-        let key = latent_and_key.narrow(1, kv_lora_rank, rope)?.contiguous()?.unsqueeze(1)?;
-        let key = rotary.apply(&key, &attention.positions)?.squeeze(1)?;
-        let rows = Tensor::cat(&[latent, key], 1)?.to_dtype(cache.dtype())?;
-        ops::write_cache_rows(cache, &rows, &attention.slots)
-    }
-
-    /// f32 `(rows, heads, value)`.
+    /// Some of the rows: `(count, heads, value)`.
     fn absorbed(
         &self,
-        q_nope: &Tensor,
-        q_rope: &Tensor,
+        queries: &MlaQueries,
+        (start, count): (usize, usize),
         attention: &AttentionMetadata,
         cache: &Tensor,
     ) -> Result<Tensor> {
-        let num_rows = q_nope.dim(0)?;
-        let q_latent = ops::batched_linear_f32(q_nope, &self.key_up)?;
-        let q = Tensor::cat(&[q_latent, q_rope.to_dtype(candle_core::DType::F32)?], D::Minus1)?;
-        let positions = attention.positions.narrow(0, attention.num_naive_rows(), num_rows)?;
+        let q = queries.absorbed(start, count, &self.key_up)?;
         let rows = AbsorbedRows {
             block_tables: &attention.block_tables,
             row_sequences: &attention.row_sequences,
-            positions: &positions,
+            positions: &attention.positions.rows(start, count)?,
             block_size: attention.block_size,
         };
         let MlaConfig { kv_lora_rank, softmax_scale, .. } = self.config;
         let latents = ops::mla_absorbed(&q, cache, &rows, kv_lora_rank, softmax_scale)?;
-        ops::batched_linear_f32(&latents, &self.value_up)
-    }
-
-    /// f32 `(rows, heads, value)`.
-    fn naive(&self, q_nope: &Tensor, q_rope: &Tensor, sequence: &NaiveSequence, cache: &Tensor) -> Result<Tensor> {
-        let MlaConfig { num_heads, kv_lora_rank, nope, rope, value, softmax_scale, .. } = self.config;
-        let q = Tensor::cat(&[q_nope, q_rope], D::Minus1)?.to_dtype(candle_core::DType::F32)?;
-        let rows = NaiveRows { q: &q, start: sequence.start };
-        let mut parts = Vec::new();
-        for (piece, slots) in sequence.slots.chunks(NAIVE_PIECE).enumerate() {
-            let cached = ops::gather_cache_rows(cache, slots)?;
-            let latent = cached.narrow(1, 0, kv_lora_rank)?.contiguous()?;
-            let k_rope = cached.narrow(1, kv_lora_rank, rope)?.contiguous()?;
-            let kv = self.kv_b.forward(&latent)?.reshape((slots.len(), num_heads, nope + value))?;
-            parts.push(ops::mla_naive(&rows, &kv, &k_rope, piece * NAIVE_PIECE, softmax_scale)?);
-        }
-        ops::merge_attention(&parts)
+        ops::batched_linear(&latents, &self.value_up)
     }
 }

@@ -1,7 +1,8 @@
 //! The gated feed-forward layer.
 
-use candle_core::{Result, Tensor};
-use moesaic_kernels::ops::{self, Weight};
+use candle_core::Result;
+use moesaic_kernels::Tensor;
+use moesaic_kernels::ops::{self, GatedWeights, Weight};
 
 use crate::{ModelError, Role, Weights};
 
@@ -24,6 +25,11 @@ impl Mlp {
 
     /// `(rows, hidden) → (rows, hidden)`, f32.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::gated_mlp(x, &self.gate_up, &self.down)
+        ops::gated_mlp(x, self.weights())
+    }
+
+    /// The weights themselves.
+    pub fn weights(&self) -> GatedWeights<'_> {
+        GatedWeights { gate_up: &self.gate_up, down: &self.down }
     }
 }

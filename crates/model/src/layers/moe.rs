@@ -1,7 +1,8 @@
 //! Mixture of experts: routed experts plus the shared ones.
 
-use candle_core::{DType, Result, Tensor};
-use moesaic_kernels::ops::{self, RouterConfig, Routing, Weight};
+use candle_core::{DType, Result};
+use moesaic_kernels::Tensor;
+use moesaic_kernels::ops::{self, GatedWeights, RouterConfig, Routing, Weight};
 
 use super::{Linear, Mlp};
 use crate::{ModelError, Role, Weights};
@@ -62,14 +63,11 @@ impl Moe {
         })
     }
 
-    /// `(rows, hidden) → (rows, hidden)`, f32.
+    /// `(rows, hidden) → (rows, hidden)`, f32, or in parts to be summed, as the next norm takes them.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let routing = self.route(x)?;
-        let routed = ops::moe_experts(x, &routing, &self.gate_up, &self.down)?;
-        match &self.shared {
-            Some(shared) => ops::add(&routed, &shared.forward(x)?),
-            None => Ok(routed),
-        }
+        let experts = GatedWeights { gate_up: &self.gate_up, down: &self.down };
+        ops::moe_experts(x, &routing, experts, self.shared.as_ref().map(Mlp::weights))
     }
 
     fn route(&self, x: &Tensor) -> Result<Routing> {

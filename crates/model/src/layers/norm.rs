@@ -1,7 +1,7 @@
 //! RMS normalisation with its weight.
 
-use candle_core::{Result, Tensor};
-use moesaic_kernels::ops;
+use candle_core::Result;
+use moesaic_kernels::{Tensor, ops};
 
 use crate::{ModelError, Weights};
 
@@ -21,5 +21,29 @@ impl RmsNorm {
     /// Normalises the last dimension.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::rms_norm(x, &self.weight, self.eps)
+    }
+
+    /// Adds to the residual stream what the layer before gave, where there was one; the new stream and its norm.
+    pub fn add_forward(&self, x: Tensor, delta: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+        let Some(delta) = delta else {
+            let normed = ops::first_rms_norm(&x, &self.weight, self.eps)?;
+            return Ok((x, normed));
+        };
+        ops::add_rms_norm(&x, delta, &self.weight, self.eps)
+    }
+
+    /// The norm of some rows of the finished stream.
+    pub fn last_forward(&self, x: &Tensor, delta: &Tensor, row_ids: &Tensor) -> Result<Tensor> {
+        ops::last_rms_norm(x, delta, row_ids, &self.weight, self.eps)
+    }
+
+    /// The weight, for ops that normalise on their way.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// Added to the mean of squares.
+    pub fn eps(&self) -> f64 {
+        self.eps
     }
 }

@@ -1,8 +1,10 @@
 //! Rotary tables with YaRN's context extension (Peng et al., 2023, arXiv 2309.00071).
 
-use candle_core::{Device, Result, Tensor};
-use moesaic_kernels::ops::{self, RopeLayout};
+use candle_core::Result;
+use moesaic_kernels::ops::{MlaRotation, RopeLayout};
+use moesaic_kernels::{Device, Tensor};
 
+use super::RmsNorm;
 use crate::{ModelError, fields::Fields};
 
 /// YaRN's parameters.
@@ -134,14 +136,16 @@ impl Rotary {
             .collect();
         let table = |function: fn(f32) -> f32| {
             let values: Vec<f32> = angles.iter().map(|angle| function(*angle) * multiplier as f32).collect();
-            Tensor::from_vec(values, (num_positions, dim / 2), device)
+            device.keep(candle_core::Tensor::from_vec(values, (num_positions, dim / 2), &candle_core::Device::Cpu)?)
         };
         Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)?, layout })
     }
 
-    /// Rotates `x (rows, heads, dim)` to `positions (rows)`.
-    pub fn apply(&self, x: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        ops::rope(x, &self.cos, &self.sin, positions, self.layout)
+    /// What turns projections into queries and cache entries: the rotation to `positions (rows)`, the latents' `norm` and
+    /// the cache slots `slots (rows)`.
+    pub fn rotation<'a>(&'a self, norm: &'a RmsNorm, positions: &'a Tensor, slots: &'a Tensor) -> MlaRotation<'a> {
+        let Self { cos, sin, layout } = self;
+        MlaRotation { norm_weight: norm.weight(), eps: norm.eps(), cos, sin, layout: *layout, positions, slots }
     }
 }
 

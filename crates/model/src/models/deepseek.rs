@@ -3,7 +3,7 @@
 //! Sources: the DeepSeek-V2 and V3 reports (arXiv 2405.04434, 2412.19437) and the models' own
 //! published code.
 
-use candle_core::{DType, Device, Tensor};
+use moesaic_kernels::Tensor;
 use moesaic_kernels::ops::{self, GroupScore, RopeLayout, RouterConfig, Scoring};
 
 use super::CausalLm;
@@ -193,15 +193,22 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, rotary: &Rotary, input: &ModelInput, cache: &Tensor) -> candle_core::Result<Tensor> {
-        let attended = self.attention.forward(&self.input_norm.forward(x)?, rotary, &input.attention, cache)?;
-        let x = ops::add(x, &attended)?;
-        let normed = self.post_attention_norm.forward(&x)?;
+    /// Takes the residual stream and what is still to be added to it, and gives both.
+    fn forward(
+        &self,
+        x: Tensor,
+        delta: Option<&Tensor>,
+        rotary: &Rotary,
+        (input, cache): (&ModelInput, &Tensor),
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let (x, normed) = self.input_norm.add_forward(x, delta)?;
+        let attended = self.attention.forward(&normed, rotary, &input.attention, cache)?;
+        let (x, normed) = self.post_attention_norm.add_forward(x, Some(&attended))?;
         let fed = match &self.feed_forward {
             FeedForward::Dense(mlp) => mlp.forward(&normed)?,
             FeedForward::Experts(moe) => moe.forward(&normed)?,
         };
-        ops::add(&x, &fed)
+        Ok((x, fed))
     }
 }
 
@@ -225,7 +232,7 @@ impl DeepSeek {
         let hidden = config.mla.hidden;
         let embedding = weights.tensor("model.embed_tokens.weight", &[config.vocab_size, hidden])?;
         let head = if config.tied && !weights.packs() {
-            Linear::new(embedding.clone())?
+            Linear::new(embedding.as_weight()?)
         } else {
             // Packed, it is a copy of its own, which may be quantised.
             let name = if config.tied { "model.embed_tokens" } else { "lm_head" };
@@ -239,7 +246,7 @@ impl DeepSeek {
             config.mla.rope,
             max_model_len,
             config.rope_layout,
-            &Device::Cpu,
+            weights.device(),
         )?;
         let norm = RmsNorm::load(weights, "model.norm", hidden, config.rms_norm_eps)?;
         Ok(Self { embedding, layers, norm, head, rotary, config })
@@ -252,13 +259,14 @@ impl CausalLm for DeepSeek {
     }
 
     fn forward(&self, input: &ModelInput, cache: &KvCache) -> Result<Tensor, ModelError> {
-        // The residual stream is f32 in every compute type: it sums all layers, and what is lost
-        // here flips expert choices later.
-        let mut x = self.embedding.index_select(&input.token_ids, 0)?.to_dtype(DType::F32)?; // (rows, hidden)
+        let mut x = ops::embed(&self.embedding, &input.token_ids)?; // (rows, hidden)
+        let mut delta = None;
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, &self.rotary, input, cache.layer(index))?;
+            let (sum, fed) = layer.forward(x, delta.as_ref(), &self.rotary, (input, cache.layer(index)))?;
+            (x, delta) = (sum, Some(fed));
         }
-        Ok(self.norm.forward(&x.index_select(&input.logit_rows, 0)?)?)
+        let delta = delta.ok_or_else(|| ModelError::config("`num_hidden_layers` is 0"))?;
+        Ok(self.norm.last_forward(&x, &delta, &input.logit_rows)?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {

@@ -4,6 +4,28 @@ use clap::ValueEnum;
 use moesaic_model::Quantization;
 use serde::{Deserialize, Serialize};
 
+/// `--device`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl std::str::FromStr for DeviceKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ordinal = match text {
+            "cpu" => return Ok(Self::Cpu),
+            "cuda" => Some(0),
+            other => other.strip_prefix("cuda:").and_then(|number| number.parse().ok()),
+        };
+        ordinal.map(Self::Cuda).ok_or_else(|| format!("device is {text:?}, expected cpu, cuda or cuda:N"))
+    }
+}
+
 /// `--dtype`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

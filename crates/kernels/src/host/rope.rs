@@ -4,15 +4,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::operand::{Operand, with_float};
 use crate::Element;
-
-/// Which components are rotated together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RopeLayout {
-    /// Pairs of neighbours: (0, 1), (2, 3), … DeepSeek's MLA.
-    Interleaved,
-    /// A component and the one half a head further: (0, d/2), (1, d/2 + 1), …
-    Half,
-}
+use crate::ops::RopeLayout;
 
 /// Rotates `x (tokens, heads, d)` by the angles of `positions (tokens)`.
 /// `cos`, `sin`: f32 `(max_positions, d / 2)`, any multiplier included. Computed in f32.

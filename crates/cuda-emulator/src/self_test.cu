@@ -1,0 +1,122 @@
+// Kernels for the emulator's own tests.
+#include "device.cuh"
+
+// out[block] = sum of the block's `blockDim.x` numbers; shared: one float per warp.
+KERNEL(self_test_sum, 1024)(float* out, const float* numbers) {
+    float* sums = reinterpret_cast<float*>(shared_memory());
+    const float sum = warp_sum(numbers[blockIdx.x * blockDim.x + threadIdx.x]);
+    if (threadIdx.x % WARP == 0) sums[threadIdx.x / WARP] = sum;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    float total = 0;
+    for (unsigned i = 0; i < blockDim.x / WARP; i++) total += sums[i];
+    out[blockIdx.x] = total;
+}
+EXPORT(self_test_sum)
+
+// The same without the barrier: some warp's sum is missing.
+KERNEL(self_test_sum_without_barrier, 1024)(float* out, const float* numbers) {
+    float* sums = reinterpret_cast<float*>(shared_memory());
+    const float sum = warp_sum(numbers[blockIdx.x * blockDim.x + threadIdx.x]);
+    if (threadIdx.x % WARP == 0) sums[threadIdx.x / WARP] = sum;
+    if (threadIdx.x != 0) return;
+    float total = 0;
+    for (unsigned i = 0; i < blockDim.x / WARP; i++) total += sums[i];
+    out[blockIdx.x] = total;
+}
+EXPORT(self_test_sum_without_barrier)
+
+// c (16 x 8) = a (16 x 16, row-major) * b, which is 8 x 16 (column-major) or, with `is_row_major`, 16 x 8.
+KERNEL(self_test_product, 32)(float* c, const bf16* a, const bf16* b, int is_row_major) {
+    bf16* shared_a = reinterpret_cast<bf16*>(shared_memory());
+    bf16* shared_b = shared_a + 256;
+    for (int i = threadIdx.x; i < 256; i += WARP) shared_a[i] = a[i];
+    for (int i = threadIdx.x; i < 128; i += WARP) shared_b[i] = b[i];
+    __syncwarp();
+    const int lane = threadIdx.x;
+    uint32_t rows[4], columns[4];
+    load_matrices(rows, shared_a + lane % 16 * 16 + lane / 16 * 8);
+    if (is_row_major) {
+        load_matrices_transposed(columns, shared_b + lane % 16 * 8);
+    } else {
+        load_matrices(columns, shared_b + lane % 8 * 16 + lane / 8 % 2 * 8);
+    }
+    float sums[4] = {0, 0, 0, 0};
+    const uint32_t pair[2] = {columns[0], columns[1]};
+    mma_bf16(sums, rows, pair);
+    for (int i = 0; i < 4; i++) c[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
+EXPORT(self_test_product)
+
+// out = in, 16 bytes per thread, through shared memory; without the wait, or for threads from `there` on, not.
+KERNEL(self_test_copy, 1024)(Vec4* out, const Vec4* in, unsigned there, int waits) {
+    Vec4* shared = reinterpret_cast<Vec4*>(shared_memory());
+    copy16_async(&shared[threadIdx.x], &in[threadIdx.x], threadIdx.x < there);
+    commit_copies();
+    commit_copies();
+    if (waits) wait_copies<1>();
+    __syncthreads();
+    const unsigned other = blockDim.x - 1 - threadIdx.x;
+    store16(&out[other], shared[other]);
+}
+EXPORT(self_test_copy)
+
+// to[i] += value
+KERNEL(self_test_add, 1024)(float* to, float value) { to[blockIdx.x * blockDim.x + threadIdx.x] += value; }
+EXPORT(self_test_add)
+
+// Of each kind of collective and atomic, the results of thread i at out[i * 8].
+KERNEL(self_test_collectives, 1024)(int* out, unsigned long long* counter) {
+    const int i = threadIdx.x;
+    int* mine = out + i * 8;
+    mine[0] = shuffle(i, 5);
+    mine[1] = shuffle_xor(i, 3);
+    mine[2] = int(shuffle_xor(double(i), 1));
+    mine[3] = int(__ballot_sync(0xffffffffu, i % 3 == 0));
+    mine[4] = __popc(unsigned(mine[3])) + __ffs(8) + __clz(1) + __clzll(1);
+    __syncthreads();
+    atomicAdd(counter, 1ull);
+    atomicMax(counter + 1, static_cast<unsigned long long>(i));
+    __syncthreads();
+    mine[5] = int(counter[0]);
+    mine[6] = int(counter[1]);
+    mine[7] = int(max(3u, gridDim.x)) + min(i, 0);
+}
+EXPORT(self_test_collectives)
+
+// Misuse, one per `kind`.
+KERNEL(self_test_misuse, 1024)(int kind) {
+    uint32_t out[4] = {0, 0, 0, 0};
+    switch (kind) {
+        case 0:
+            if (threadIdx.x < WARP) return;
+            __syncthreads();
+            return;
+        case 1:
+            if (threadIdx.x == 7) return;
+            shuffle(1, 0);
+            return;
+        case 2:
+            if (threadIdx.x % 2 == 0) __syncthreads();
+            shuffle(1, 0);
+            return;
+        case 3: load_matrices(out, shared_memory() + 8); return;
+        case 4: load_matrices(out, shared_memory() + 16 * 1024); return;
+        case 5: copy16_async(shared_memory() + 4, shared_memory(), true); return;
+        case 6: copy16_async(out, shared_memory(), true); return;
+    }
+}
+EXPORT(self_test_misuse)
+
+// How fast is a meeting? `kind`: 0 barrier, 1 product, 2 shuffle.
+KERNEL(self_test_meetings, 1024)(float* out, int count, int kind) {
+    float sums[4] = {0, 0, 0, 0};
+    const uint32_t a[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80}, b[2] = {0x3f803f80, 0x3f803f80};
+    for (int i = 0; i < count; i++) {
+        if (kind == 0) __syncthreads();
+        if (kind == 1) mma_bf16(sums, a, b);
+        if (kind == 2) sums[0] += shuffle_xor(sums[0] + 1, 1);
+    }
+    out[blockIdx.x * blockDim.x + threadIdx.x] = sums[0];
+}
+EXPORT(self_test_meetings)

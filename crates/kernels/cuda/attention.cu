@@ -1,0 +1,260 @@
+// Multi-head latent attention in its absorbed form over the paged cache: every head reads the same latents.
+//
+// A row at position p sees keys 0 .. p, cut into at most MAX_SPLITS splits whose length depends on p alone; a block
+// takes one split of one row for 16 * MT heads, `merge_splits` puts them together in order. So the bits of a row depend
+// on its position and its keys, not on the batch or on where a chunk began.
+#include "device.cuh"
+
+constexpr int ATTENTION_THREADS = 256;
+constexpr int ATTENTION_WARPS = ATTENTION_THREADS / WARP;
+constexpr int MAX_SPLITS = 16;
+constexpr int MIN_SPLIT = 256;
+constexpr int KEYS = 32; // per tile
+constexpr int PAD = 8;   // elements behind a row in shared memory, so that eight rows lie in different banks
+constexpr int MAX_LATENT = 512;
+constexpr int PRODUCTS = MAX_LATENT / 16 / ATTENTION_WARPS; // pairs of 8 output columns per warp
+
+struct AttentionArgs {
+    const bf16* q;     // (rows, heads, latent + rope)
+    const bf16* cache; // (slots, latent + rope)
+    const uint32_t* tables; // (sequences, max_blocks)
+    const uint32_t* row_sequences;
+    const uint32_t* positions;
+    float* parts;          // (rows, MAX_SPLITS, heads, latent): softmax-weighted latents of a split
+    float* log_sum_exps;   // (rows, MAX_SPLITS, heads)
+    bf16* out;             // (rows, heads, latent)
+    int32_t num_heads;
+    int32_t latent; // a multiple of 16
+    int32_t rope;   // latent + rope is a multiple of 16
+    int32_t max_blocks;
+    int32_t block_size;
+    float scale;
+};
+
+DEVICE int split_length(int num_keys) {
+    const int even = (num_keys + MAX_SPLITS - 1) / MAX_SPLITS;
+    return max(MIN_SPLIT, (even + KEYS - 1) / KEYS * KEYS);
+}
+
+template <int MT> struct AttentionShared {
+    static constexpr int HEADS = 16 * MT;
+    static constexpr int STAGES = MT == 1 ? 3 : 2;
+    int pitch; // elements from a row of q or of a tile to the next
+    bf16* q;
+    bf16* tiles;
+    float* logits;  // (2 halves of the inner length, HEADS, KEYS)
+    bf16* weights;  // (HEADS, KEYS + PAD)
+    float* rescale; // (HEADS)
+    float* sums;    // (HEADS)
+
+    DEVICE_MEMBER AttentionShared(char* memory, int width) : pitch(width + PAD) {
+        q = reinterpret_cast<bf16*>(memory);
+        tiles = q + HEADS * pitch;
+        logits = reinterpret_cast<float*>(tiles + STAGES * KEYS * pitch);
+        weights = reinterpret_cast<bf16*>(logits + 2 * HEADS * KEYS);
+        rescale = reinterpret_cast<float*>(weights + HEADS * (KEYS + PAD));
+        sums = rescale + HEADS;
+    }
+};
+
+// Starts to copy the tile of keys from `first` on; what lies behind `end` becomes zeros.
+template <class SHARED>
+DEVICE void copy_tile(const AttentionArgs& args, const SHARED& shared, const uint32_t* table, int first, int end, int stage) {
+    const int width = args.latent + args.rope, chunks = width / 8;
+    bf16* const tile = shared.tiles + stage * KEYS * shared.pitch;
+    for (int i = threadIdx.x; i < KEYS * chunks; i += ATTENTION_THREADS) {
+        const int key = i / chunks, chunk = i % chunks, position = first + key;
+        const bool is_there = position < end;
+        int64_t slot = 0;
+        if (is_there) slot = int64_t(table[position / args.block_size]) * args.block_size + position % args.block_size;
+        copy16_async(tile + key * shared.pitch + chunk * 8, args.cache + slot * width + chunk * 8, is_there);
+    }
+    commit_copies();
+}
+
+// Logits of all heads and keys of a tile: a warp takes 8 keys and one half of the inner length.
+template <int MT, class SHARED> DEVICE void tile_logits(const SHARED& shared, const bf16* tile, int width) {
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int keys = warp % 4 * 8, half = warp / 4;
+    const int steps = width / 16, middle = (steps + 1) / 2;
+    const int begin = half ? middle : 0, end = half ? steps : middle;
+    float acc[MT][4] = {};
+    for (int step = begin; step < end; step += 2) {
+        // Two steps of 16 elements at once; of the second only what is there.
+        const bool both = step + 1 < end;
+        const int column = step * 16 + lane / 8 * 8;
+        uint32_t b[4];
+        load_matrices(b, tile + (keys + lane % 8) * shared.pitch + (both || lane < 16 ? column : step * 16));
+        UNROLL
+        for (int i = 0; i < MT; i++) {
+            const bf16* const row = shared.q + (i * 16 + lane % 16) * shared.pitch + step * 16 + lane / 16 * 8;
+            uint32_t a[4];
+            load_matrices(a, row);
+            mma_bf16(acc[i], a, {b[0], b[1]});
+            if (both) {
+                load_matrices(a, row + 16);
+                mma_bf16(acc[i], a, {b[2], b[3]});
+            }
+        }
+    }
+    UNROLL
+    for (int i = 0; i < MT; i++) {
+        UNROLL
+        for (int c = 0; c < 4; c++) {
+            const int head = i * 16 + c / 2 * 8 + lane / 4, key = keys + lane % 4 * 2 + c % 2;
+            shared.logits[(half * SHARED::HEADS + head) * KEYS + key] = acc[i][c];
+        }
+    }
+}
+
+// The running softmax: a lane per key, a warp per head in turn.
+template <class SHARED>
+DEVICE void tile_weights(const AttentionArgs& args, const SHARED& shared, int num_keys, float (&max)[SHARED::HEADS / ATTENTION_WARPS],
+                         float (&sum)[SHARED::HEADS / ATTENTION_WARPS]) {
+    const int warp = threadIdx.x / WARP, key = threadIdx.x % WARP;
+    UNROLL
+    for (int i = 0; i < SHARED::HEADS / ATTENTION_WARPS; i++) {
+        const int head = i * ATTENTION_WARPS + warp;
+        const float* const logits = shared.logits + head * KEYS + key;
+        const float logit = key < num_keys ? (logits[0] + logits[SHARED::HEADS * KEYS]) * args.scale : NEG_INF;
+        const float new_max = fmaxf(max[i], warp_max(logit));
+        const float weight = expf(logit - new_max), factor = expf(max[i] - new_max);
+        sum[i] = sum[i] * factor + warp_sum(weight);
+        max[i] = new_max;
+        shared.weights[head * (KEYS + PAD) + key] = round_bf16(weight);
+        if (key == 0) shared.rescale[head] = factor;
+    }
+}
+
+// acc = acc * rescale + weights * latents: a warp takes pairs of 8 columns, every ATTENTION_WARPS-th.
+template <int MT, class SHARED>
+DEVICE void add_latents(const SHARED& shared, const bf16* tile, int latent, float (&acc)[MT][PRODUCTS][2][4]) {
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    uint32_t a[MT][KEYS / 16][4];
+    UNROLL
+    for (int i = 0; i < MT; i++) {
+        const float low = shared.rescale[i * 16 + lane / 4], high = shared.rescale[i * 16 + 8 + lane / 4];
+        UNROLL
+        for (int step = 0; step < KEYS / 16; step++) {
+            load_matrices(a[i][step], shared.weights + (i * 16 + lane % 16) * (KEYS + PAD) + step * 16 + lane / 16 * 8);
+        }
+        UNROLL
+        for (int j = 0; j < PRODUCTS; j++) {
+            UNROLL
+            for (int c = 0; c < 8; c++) acc[i][j][c / 4][c % 4] *= c % 4 < 2 ? low : high;
+        }
+    }
+    UNROLL
+    for (int j = 0; j < PRODUCTS; j++) {
+        const int column = (j * ATTENTION_WARPS + warp) * 16;
+        if (column >= latent) continue;
+        UNROLL
+        for (int step = 0; step < KEYS / 16; step++) {
+            uint32_t b[4];
+            load_matrices_transposed(b, tile + (step * 16 + lane % 16) * shared.pitch + column + lane / 16 * 8);
+            UNROLL
+            for (int i = 0; i < MT; i++) {
+                mma_bf16(acc[i][j][0], a[i][step], {b[0], b[1]});
+                mma_bf16(acc[i][j][1], a[i][step], {b[2], b[3]});
+            }
+        }
+    }
+}
+
+// blockIdx: group of heads, split, row.
+template <int MT> DEVICE void attend(const AttentionArgs& args) {
+    using Shared = AttentionShared<MT>;
+    constexpr int STAGES = Shared::STAGES;
+    const int64_t row = blockIdx.z;
+    const int num_keys = args.positions[row] + 1, length = split_length(num_keys);
+    const int begin = blockIdx.y * length, end = min(begin + length, num_keys);
+    if (begin >= end) return;
+    const int width = args.latent + args.rope, first_head = blockIdx.x * Shared::HEADS;
+    const uint32_t* const table = args.tables + int64_t(args.row_sequences[row]) * args.max_blocks;
+    const Shared shared(shared_memory(), width);
+    const int num_tiles = (end - begin + KEYS - 1) / KEYS;
+
+    for (int i = threadIdx.x; i < Shared::HEADS * (width / 8); i += ATTENTION_THREADS) {
+        const int head = i / (width / 8), chunk = i % (width / 8);
+        const bool is_there = first_head + head < args.num_heads;
+        const bf16* const from = args.q + ((row * args.num_heads + first_head + head) * width + chunk * 8);
+        copy16_async(shared.q + head * shared.pitch + chunk * 8, is_there ? from : args.q, is_there);
+    }
+    for (int tile = 0; tile < STAGES - 1; tile++) {
+        if (tile < num_tiles) copy_tile(args, shared, table, begin + tile * KEYS, end, tile);
+        else commit_copies();
+    }
+
+    constexpr int OWN_HEADS = Shared::HEADS / ATTENTION_WARPS; // whose softmax this warp runs
+    float max[OWN_HEADS], sum[OWN_HEADS] = {};
+    UNROLL
+    for (int i = 0; i < OWN_HEADS; i++) max[i] = NEG_INF;
+    float acc[MT][PRODUCTS][2][4] = {};
+    for (int tile = 0; tile < num_tiles; tile++) {
+        const bf16* const keys = shared.tiles + tile % STAGES * KEYS * shared.pitch;
+        wait_copies<STAGES - 2>();
+        __syncthreads(); // this tile is there, and the one before it is used up
+        const int ahead = tile + STAGES - 1;
+        if (ahead < num_tiles) copy_tile(args, shared, table, begin + ahead * KEYS, end, ahead % STAGES);
+        else commit_copies();
+        tile_logits<MT>(shared, keys, width);
+        __syncthreads();
+        tile_weights(args, shared, end - begin - tile * KEYS, max, sum);
+        __syncthreads();
+        add_latents<MT>(shared, keys, args.latent, acc);
+    }
+
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int64_t first_out = (row * MAX_SPLITS + blockIdx.y) * args.num_heads + first_head;
+    UNROLL
+    for (int i = 0; i < OWN_HEADS; i++) {
+        const int head = i * ATTENTION_WARPS + warp;
+        if (lane == 0) shared.sums[head] = sum[i];
+        if (lane == 0 && first_head + head < args.num_heads) args.log_sum_exps[first_out + head] = max[i] + logf(sum[i]);
+    }
+    __syncthreads();
+    UNROLL
+    for (int half = 0; half < 2 * MT; half++) {
+        const int head = half * 8 + lane / 4;
+        if (first_head + head >= args.num_heads) continue;
+        const float sum = shared.sums[head];
+        float* const out = args.parts + (first_out + head) * args.latent;
+        UNROLL
+        for (int j = 0; j < PRODUCTS; j++) {
+            const int column = (j * ATTENTION_WARPS + warp) * 16 + lane % 4 * 2;
+            if (column >= args.latent) continue;
+            UNROLL
+            for (int c = 0; c < 4; c++) {
+                out[column + c / 2 * 8 + c % 2] = acc[half / 2][j][c / 2][half % 2 * 2 + c % 2] / sum;
+            }
+        }
+    }
+}
+
+#define ATTEND(heads, mt)                                                                                              \
+    KERNEL(mla_attend##heads, ATTENTION_THREADS)(AttentionArgs args) { attend<mt>(args); }                             \
+    EXPORT(mla_attend##heads)
+
+ATTEND(16, 1)
+ATTEND(32, 2)
+ATTEND(64, 4)
+
+// blockIdx: head, row.
+KERNEL(merge_splits, ATTENTION_THREADS)(AttentionArgs args) {
+    const int64_t row = blockIdx.y;
+    const int head = blockIdx.x, num_keys = args.positions[row] + 1, length = split_length(num_keys);
+    const int num_splits = (num_keys + length - 1) / length;
+    const float* const lse = args.log_sum_exps + row * MAX_SPLITS * args.num_heads + head;
+    float max = NEG_INF, total = 0.0f;
+    for (int split = 0; split < num_splits; split++) max = fmaxf(max, lse[split * args.num_heads]);
+    for (int split = 0; split < num_splits; split++) total += expf(lse[split * args.num_heads] - max);
+    for (int i = threadIdx.x; i < args.latent; i += ATTENTION_THREADS) {
+        float value = 0.0f;
+        for (int split = 0; split < num_splits; split++) {
+            const int64_t part = (row * MAX_SPLITS + split) * args.num_heads + head;
+            value += expf(lse[split * args.num_heads] - max) / total * args.parts[part * args.latent + i];
+        }
+        args.out[(row * args.num_heads + head) * args.latent + i] = round_bf16(value);
+    }
+}
+EXPORT(merge_splits)

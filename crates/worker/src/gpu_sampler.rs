@@ -1,0 +1,190 @@
+//! Choosing tokens on the GPU: one upload of what is wanted, one download of what came of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::Result;
+use moesaic_engine::TokenMask;
+use moesaic_kernels::cuda::{
+    Adjustment, DeviceSampler, DeviceTensor, Gpu, NO_TOKEN, SampleBatch, SampleResult, SampleRow,
+};
+use moesaic_scheduler::{SampledToken, TokenLogprobs};
+
+use crate::logits_processors::{Penalties, SamplingRow};
+use crate::logprobs::finite;
+use crate::random::PositionRandom;
+use crate::sampler::SampleError;
+use crate::sequences::{RowResult, Wanted};
+
+/// Samples rows of logits that are on a GPU.
+#[derive(Debug)]
+pub struct GpuSampler {
+    device: DeviceSampler,
+    vocab_size: usize,
+}
+
+/// Rows in the making.
+#[derive(Default)]
+struct Batch {
+    rows: Vec<SampleRow>,
+    adjustments: Vec<Adjustment>,
+    masks: Vec<u32>,
+    mask_words: usize,
+}
+
+impl GpuSampler {
+    /// For so many rows at a time.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn new(gpu: &Arc<Gpu>, max_rows: usize, vocab_size: usize) -> Result<Self> {
+        Ok(Self { device: DeviceSampler::new(gpu, max_rows, vocab_size)?, vocab_size })
+    }
+
+    /// Rows at a time.
+    pub fn max_rows(&self) -> usize {
+        self.device.max_rows()
+    }
+
+    /// A token per row of `logits (rows, vocabulary)`, as [`crate::Sampler`] chooses it.
+    ///
+    /// # Errors
+    /// When the computation failed.
+    pub fn sample(
+        &mut self,
+        logits: &DeviceTensor,
+        rows: &[SamplingRow],
+    ) -> Result<Vec<std::result::Result<u32, SampleError>>> {
+        let mut batch = self.batch();
+        for row in rows {
+            batch.push_sampled(row);
+        }
+        Ok(self.run(logits, &batch)?.iter().map(chosen).collect())
+    }
+
+    /// What is wanted of each row of `logits (rows, vocabulary)`.
+    pub(crate) fn evaluate(&mut self, logits: &DeviceTensor, wanted: &[Wanted]) -> Result<Vec<RowResult>> {
+        let mut batch = self.batch();
+        for wanted in wanted {
+            match wanted {
+                Wanted::Nothing => batch.push_given(0, -1),
+                Wanted::PromptLogprobs(id, num_top) => batch.push_given(*id, *num_top as i32),
+                Wanted::Sample(row) => batch.push_sampled(row),
+            }
+        }
+        let results = self.run(logits, &batch)?;
+        let result = |(wanted, result): (&Wanted, &SampleResult)| match wanted {
+            Wanted::Nothing => RowResult::Nothing,
+            Wanted::PromptLogprobs(..) => RowResult::PromptLogprobs(logprobs(result)),
+            Wanted::Sample(row) => match chosen(result) {
+                Ok(id) => {
+                    RowResult::Sampled(SampledToken { id, logprobs: row.sampling.logprobs.map(|_| logprobs(result)) })
+                }
+                Err(error) => RowResult::Failed(error.to_string()),
+            },
+        };
+        Ok(wanted.iter().zip(&results).map(result).collect())
+    }
+
+    fn batch(&self) -> Batch {
+        Batch { mask_words: self.vocab_size.div_ceil(32), ..Batch::default() }
+    }
+
+    fn run(&mut self, logits: &DeviceTensor, batch: &Batch) -> Result<Vec<SampleResult>> {
+        let Batch { rows, adjustments, masks, .. } = batch;
+        self.device.sample(logits, &SampleBatch { rows, adjustments, masks })
+    }
+}
+
+impl Batch {
+    fn push_given(&mut self, id: u32, num_top: i32) {
+        self.rows.push(SampleRow {
+            key: 0,
+            top_p: 1.0,
+            temperature: 0.0,
+            floor: f32::MIN,
+            top_k: 0,
+            mask_row: -1,
+            first_adjustment: 0,
+            num_adjustments: 0,
+            given: id,
+            num_top,
+        });
+    }
+
+    fn push_sampled(&mut self, row: &SamplingRow) {
+        let sampling = row.sampling;
+        let first_adjustment = self.adjustments.len() as i32;
+        self.adjustments.extend(adjustments(row).into_values());
+        let mask_row = row.mask.map_or(-1, |mask| self.push_mask(mask));
+        self.rows.push(SampleRow {
+            key: PositionRandom::new(sampling.seed, sampling.choice, row.position).key(),
+            top_p: f64::from(sampling.top_p),
+            temperature: sampling.temperature,
+            floor: if sampling.min_p > 0.0 { sampling.min_p.ln() } else { f32::MIN },
+            top_k: sampling.top_k,
+            mask_row,
+            first_adjustment,
+            num_adjustments: self.adjustments.len() as i32 - first_adjustment,
+            given: NO_TOKEN,
+            num_top: sampling.logprobs.map_or(-1, |num_top| num_top as i32),
+        });
+    }
+
+    fn push_mask(&mut self, mask: &TokenMask) -> i32 {
+        let row = self.masks.len() / self.mask_words;
+        let words = mask.words();
+        self.masks.extend_from_slice(&words[..words.len().min(self.mask_words)]);
+        // Ids beyond the mask are not allowed.
+        self.masks.resize((row + 1) * self.mask_words, 0);
+        row as i32
+    }
+}
+
+/// What biases, penalties and minimum length do to single tokens, by id.
+fn adjustments(row: &SamplingRow) -> BTreeMap<u32, Adjustment> {
+    let sampling = row.sampling;
+    let mut changes = BTreeMap::new();
+    let mut of = |id: u32, change: &dyn Fn(&mut Adjustment)| {
+        let nothing = Adjustment { id, bias: 0.0, repetition: 1.0, penalty: 0.0, banned: 0, unused: 0 };
+        change(changes.entry(id).or_insert(nothing));
+    };
+    for &(id, bias) in &sampling.logit_bias {
+        of(id, &|change| change.bias += bias);
+    }
+    if Penalties::are_on(sampling) {
+        for (&id, &(in_prompt, times)) in &row.counts.occurrences {
+            of(id, &|change| {
+                if in_prompt || times > 0 {
+                    change.repetition = sampling.repetition_penalty;
+                }
+                if times > 0 {
+                    change.penalty = sampling.presence_penalty + sampling.frequency_penalty * times as f32;
+                }
+            });
+        }
+    }
+    if row.num_output_tokens < sampling.min_tokens as usize {
+        for id in row.eos_token_ids.iter().chain(&sampling.stop_token_ids) {
+            of(*id, &|change| change.banned = 1);
+        }
+    }
+    changes
+}
+
+fn chosen(result: &SampleResult) -> std::result::Result<u32, SampleError> {
+    match result.status {
+        0 => Ok(result.id),
+        1 => Err(SampleError::NotFinite),
+        _ => Err(SampleError::NothingAllowed),
+    }
+}
+
+fn logprobs(result: &SampleResult) -> TokenLogprobs {
+    let num_top = result.num_top as usize;
+    let top = result.top_ids.iter().zip(result.top_logprobs).take(num_top);
+    TokenLogprobs {
+        token: finite(result.id, result.logprob),
+        top: top.map(|(id, logprob)| finite(*id, logprob)).collect(),
+    }
+}

@@ -1,0 +1,243 @@
+//! The GPU's worker: recorded steps, choosing of tokens and memory, in the emulator or on a GPU.
+
+use candle_core::DType;
+use moesaic_engine::{Executor, SequenceMask, TokenMask};
+use moesaic_kernels::cuda::{DeviceTensor, Gpu};
+use moesaic_model::Device;
+use moesaic_scheduler::{
+    BlockId, NewSequence, SampledToken, SamplingParams, ScheduledSequence, SchedulerOutput, SequenceId, SequenceResult,
+};
+use moesaic_worker::{GpuConfig, GpuSampler, GpuWorker, Numerics, Sampler, SamplingRow, TokenCounts};
+
+use crate::support::{BLOCK_SIZE, checkpoint, gpu, load_on};
+
+const VOCAB: usize = 256;
+
+fn worker(name: &str, numerics: Numerics, records_steps: bool) -> GpuWorker {
+    let (_folder, checkpoint) = checkpoint(name, "config.json");
+    let runner = load_on(&gpu(), &checkpoint, DType::BF16, numerics, 64);
+    let config = GpuConfig { max_num_seqs: 6, max_num_batched_tokens: 64, records_steps, eos_token_ids: vec![0] };
+    GpuWorker::new(runner, config).unwrap()
+}
+
+/// One sequence as a scheduler would drive it.
+struct Driven {
+    id: SequenceId,
+    prompt: Vec<u32>,
+    sampling: SamplingParams,
+    /// First of its blocks.
+    block: u32,
+    answer: Vec<SampledToken>,
+}
+
+impl Driven {
+    fn new(index: u32, prompt_len: u32, sampling: SamplingParams) -> Self {
+        let prompt = (0..prompt_len).map(|i| (i * 37 + index * 101 + i * i * 7) % VOCAB as u32).collect();
+        Self { id: SequenceId(u64::from(index)), prompt, sampling, block: index * 8, answer: Vec::new() }
+    }
+
+    /// Its share of the next step: the whole prompt first, then a token at a time.
+    fn schedule(&self, plan: &mut SchedulerOutput) {
+        let num_tokens = self.prompt.len() + self.answer.len();
+        let blocks = |tokens: usize| (0..tokens.div_ceil(BLOCK_SIZE) as u32).map(|block| BlockId(self.block + block));
+        let is_new = self.answer.is_empty();
+        if is_new {
+            plan.new_sequences.push(NewSequence {
+                id: self.id,
+                token_ids: self.prompt.clone(),
+                num_prompt_tokens: self.prompt.len(),
+                block_table: blocks(num_tokens).collect(),
+                sampling: self.sampling.clone(),
+            });
+        }
+        let known = if is_new { num_tokens } else { num_tokens - 1 };
+        plan.sequences.push(ScheduledSequence {
+            id: self.id,
+            start: if is_new { 0 } else { num_tokens - 1 },
+            num_new_tokens: if is_new { num_tokens } else { 1 },
+            appended_token_ids: self.answer.last().filter(|_| !is_new).map(|token| token.id).into_iter().collect(),
+            draft_tokens: vec![],
+            new_blocks: if is_new { vec![] } else { blocks(num_tokens).skip(known.div_ceil(BLOCK_SIZE)).collect() },
+            samples: true,
+        });
+    }
+}
+
+/// Drives sequences together for a number of tokens each; gives their answers.
+fn drive(worker: &mut GpuWorker, sequences: &mut [Driven], num_tokens: usize, masks: &[SequenceMask]) {
+    for step in 0..num_tokens as u64 {
+        let mut plan = SchedulerOutput { step, ..SchedulerOutput::default() };
+        if step == 0 {
+            // What an earlier run left.
+            plan.dropped = (0..8).map(SequenceId).collect();
+        }
+        for sequence in sequences.iter() {
+            sequence.schedule(&mut plan);
+        }
+        let handle = worker.launch(&plan).unwrap();
+        let output = worker.collect(handle, masks).unwrap();
+        for (sequence, result) in sequences.iter_mut().zip(output.results) {
+            let SequenceResult::Tokens { mut tokens, .. } = result else { panic!("{result:?}") };
+            assert_eq!(tokens.len(), 1);
+            sequence.answer.append(&mut tokens);
+        }
+    }
+}
+
+fn sampled(seed: u64) -> SamplingParams {
+    SamplingParams { temperature: 0.9, top_p: 0.95, seed, logprobs: Some(3), ..SamplingParams::default() }
+}
+
+/// Recorded steps, padded to their bucket, give the bits of unrecorded ones; a sequence alone those among others.
+#[test]
+fn recorded_alone_and_together() {
+    let lengths = [5, 17, 1, 33, 16];
+    let run = |numerics: Numerics, records: bool, indices: &[usize]| {
+        let mut worker = worker("deepseek_v3_mtp", numerics, records);
+        let mut sequences: Vec<Driven> =
+            indices.iter().map(|&i| Driven::new(i as u32, lengths[i], sampled(i as u64))).collect();
+        drive(&mut worker, &mut sequences, 20, &[]);
+        assert_eq!(worker.num_recorded() > 0, records);
+        sequences.into_iter().map(|sequence| sequence.answer).collect::<Vec<_>>()
+    };
+    for numerics in [Numerics::Strict, Numerics::Fast { naive_min_tokens: 8 }] {
+        let together = run(numerics, true, &[0, 1, 2, 3, 4]);
+        assert_eq!(together, run(numerics, false, &[0, 1, 2, 3, 4]), "{numerics:?}");
+        for index in [1, 3] {
+            assert_eq!(together[index], run(numerics, true, &[index])[0], "{numerics:?}, sequence {index}");
+        }
+    }
+}
+
+/// Masks are applied on the device.
+#[test]
+fn constrained() {
+    let mut worker = worker("deepseek_v2_lite", Numerics::Strict, true);
+    let mut sequences = [Driven::new(0, 5, sampled(1)), Driven::new(1, 5, sampled(2))];
+    let mut mask = TokenMask::none(VOCAB);
+    for id in [7, 200] {
+        mask.allow(id);
+    }
+    drive(&mut worker, &mut sequences, 12, &[SequenceMask { id: SequenceId(1), mask }]);
+    assert!(sequences[1].answer.iter().all(|token| [7, 200].contains(&token.id)));
+    assert!(sequences[0].answer.iter().any(|token| ![7, 200].contains(&token.id)));
+}
+
+/// Log-probabilities of a prompt longer than what logits are held of at once, and of what follows.
+#[test]
+fn prompt_logprobs_in_pieces() {
+    let (_folder, checkpoint) = checkpoint("deepseek_v2_lite", "config.json");
+    let runner = load_on(&gpu(), &checkpoint, DType::BF16, Numerics::Strict, 64);
+    let config =
+        GpuConfig { max_num_seqs: 2, max_num_batched_tokens: 150, records_steps: true, eos_token_ids: vec![0] };
+    let mut worker = GpuWorker::new(runner, config).unwrap();
+    let sequence = Driven::new(0, 150, SamplingParams { prompt_logprobs: Some(2), ..sampled(1) });
+    let mut plan = SchedulerOutput::default();
+    sequence.schedule(&mut plan);
+    plan.new_sequences[0].block_table = (0..10).map(BlockId).collect();
+    let handle = worker.launch(&plan).unwrap();
+    let output = worker.collect(handle, &[]).unwrap();
+    let SequenceResult::Tokens { tokens, prompt_logprobs, .. } = &output.results[0] else { panic!("{output:?}") };
+    assert_eq!((tokens.len(), prompt_logprobs.len()), (1, 149));
+    for (row, id) in prompt_logprobs.iter().zip(&sequence.prompt[1..]) {
+        assert_eq!((row.token.id, row.top.len()), (*id, 2));
+        assert!(row.top[0].logprob >= row.top[1].logprob && row.top[0].logprob >= row.token.logprob);
+        assert!(row.token.logprob < 0.0);
+    }
+}
+
+/// The tokens that the CPU's sampler chooses from the same logits, for every setting.
+#[test]
+fn samples_as_the_cpu_does() {
+    let Device::Gpu(gpu) = gpu() else { unreachable!() };
+    let mut sampler = GpuSampler::new(&gpu, 40, 5003).unwrap();
+    let mut state = 7_u64;
+    let mut uniform = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 24) as f32
+    };
+    let settings: Vec<SamplingParams> = (0..40)
+        .map(|index: u32| {
+            let mut sampling =
+                SamplingParams { seed: u64::from(index), choice: index % 3, ..SamplingParams::default() };
+            sampling.temperature = [0.0, 0.5, 1.0, 1.7][index as usize % 4];
+            sampling.top_k = [0, 1, 40, 5003, 300][index as usize % 5];
+            sampling.top_p = [1.0, 0.9, 0.3][index as usize % 3];
+            sampling.min_p = [0.0, 0.02][index as usize % 2];
+            if index % 7 == 1 {
+                sampling.logit_bias = vec![(4000, 30.0), (4000, 3.0), (17, -2.0)];
+            }
+            if index % 7 == 2 {
+                (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) = (1.3, 0.4, 0.2);
+            }
+            if index % 7 == 3 {
+                (sampling.min_tokens, sampling.stop_token_ids) = (9, vec![3, 4]);
+            }
+            sampling
+        })
+        .collect();
+    // In steps of 1/4, so that there are equals.
+    let logits: Vec<Vec<f32>> =
+        (0..40).map(|_| (0..5003).map(|_| (uniform() * 48.0).floor() / 4.0).collect()).collect();
+    let counts: Vec<TokenCounts> = (0..40)
+        .map(|index| {
+            let mut counts = TokenCounts::default();
+            counts.add(&[1, 2, 3 + index, 4000], true);
+            counts.add(&[9, 9, 4000, 70], false);
+            counts
+        })
+        .collect();
+    let masks: Vec<Option<TokenMask>> = (0..40_u32)
+        .map(|index| {
+            (index % 6 == 5).then(|| {
+                // Shorter than the vocabulary: what is beyond is not allowed.
+                let mut mask = TokenMask::none(4000);
+                (0..4000).filter(|id| id % 3 == index % 3).for_each(|id| mask.allow(id));
+                mask
+            })
+        })
+        .collect();
+    for position in [0, 1000] {
+        let rows: Vec<SamplingRow> = (0..40)
+            .map(|index| SamplingRow {
+                sampling: &settings[index],
+                counts: &counts[index],
+                num_output_tokens: index % 20,
+                position: position + index,
+                eos_token_ids: &[0, 1],
+                mask: masks[index].as_ref(),
+            })
+            .collect();
+        let on_gpu = upload(&gpu, &logits);
+        let ours = sampler.sample(&on_gpu, &rows).unwrap();
+        for (index, row) in rows.iter().enumerate() {
+            assert_eq!(ours[index], Sampler.sample(&mut logits[index].clone(), row), "row {index}: {:?}", row.sampling);
+        }
+    }
+    // What cannot be chosen from.
+    let mut broken = logits[..3].to_vec();
+    (broken[0][77], broken[1][78]) = (f32::NAN, f32::INFINITY);
+    let nothing = TokenMask::none(5003);
+    let row = |mask| SamplingRow {
+        sampling: &settings[2],
+        counts: &counts[0],
+        num_output_tokens: 0,
+        position: 0,
+        eos_token_ids: &[],
+        mask,
+    };
+    let rows = [row(None), row(None), row(Some(&nothing))];
+    let expected: Vec<_> =
+        rows.iter().zip(&broken).map(|(row, logits)| Sampler.sample(&mut logits.clone(), row)).collect();
+    assert!(expected.iter().all(Result::is_err));
+    assert_eq!(sampler.sample(&upload(&gpu, &broken), &rows).unwrap(), expected);
+}
+
+fn upload(gpu: &std::sync::Arc<Gpu>, logits: &[Vec<f32>]) -> DeviceTensor {
+    let bytes: Vec<u8> = logits.concat().iter().flat_map(|logit| logit.to_le_bytes()).collect();
+    DeviceTensor::from_pieces(gpu, &[logits.len(), logits[0].len()], DType::F32, |start, out| {
+        out.copy_from_slice(&bytes[start..start + out.len()]);
+        Ok::<(), candle_core::Error>(())
+    })
+    .unwrap()
+}
