@@ -11,6 +11,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("scheduler", &[]),
     ("engine", &["scheduler"]),
     ("kernels", &[]),
+    ("cuda-emulator", &[]),
     ("model", &["kernels"]),
     ("worker", &["engine", "scheduler", "model", "kernels"]),
     ("bench", &[]),
@@ -25,6 +26,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("scheduler", &["axum", "tokio", "candle-core", "tokenizers", "tracing", "rayon"]),
     ("engine", &["axum", "candle-core", "tokenizers"]),
     ("kernels", &["axum", "tokio", "tokenizers"]),
+    ("cuda-emulator", &["candle-core", "tokio"]),
     ("model", &["axum", "tokio", "tokenizers"]),
     ("worker", &["axum", "tokio", "tokenizers"]),
 ];

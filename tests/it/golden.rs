@@ -93,7 +93,7 @@ fn bf16_logits() {
 #[test]
 fn bf16_logits_on_a_gpu() {
     for_each_model_on(&gpu(), DType::BF16, |what, runner, case| {
-        check_bf16_logits(&format!("GPU {what}"), runner, case)
+        check_bf16_logits(&format!("GPU {what}"), runner, case);
     });
 }
 

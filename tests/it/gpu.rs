@@ -1,5 +1,7 @@
 //! The GPU's worker: recorded steps, choosing of tokens and memory, in the emulator or on a GPU.
 
+use std::process::Command;
+
 use candle_core::DType;
 use moesaic_engine::{Executor, SequenceMask, TokenMask};
 use moesaic_kernels::cuda::{DeviceTensor, Gpu};
@@ -9,6 +11,9 @@ use moesaic_scheduler::{
 };
 use moesaic_worker::{GpuConfig, GpuSampler, GpuWorker, Numerics, Sampler, SamplingRow, TokenCounts};
 
+use serde_json::json;
+
+use crate::server::{Server, binary, on_gpu};
 use crate::support::{BLOCK_SIZE, checkpoint, gpu, load_on};
 
 const VOCAB: usize = 256;
@@ -240,4 +245,69 @@ fn upload(gpu: &std::sync::Arc<Gpu>, logits: &[Vec<f32>]) -> DeviceTensor {
         Ok::<(), candle_core::Error>(())
     })
     .unwrap()
+}
+
+/// The whole server on a GPU: the answers of the CPU, alone and together, cancelled and constrained.
+#[tokio::test(flavor = "multi_thread")]
+async fn serves() {
+    let settings =
+        ["--max-model-len", "256", "--max-num-batched-tokens", "64", "--max-num-seqs", "4", "--kv-cache-memory", "2MB"];
+    let server = Server::start_on_gpu(&settings);
+    assert!(server.log.iter().any(|line| line.contains("computing on ")), "{:#?}", server.log);
+    let cpu = Server::start(&settings);
+    let question = |text: &str| json!({"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 24, "seed": 1});
+    let say = async |server: &Server, text: &str| {
+        let answer = server.ask("/v1/chat/completions", question(text)).await;
+        (answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned(), answer["system_fingerprint"].clone())
+    };
+    let questions = ["What is 12 + 30?", "My name is Ada. What is my name?", "Who are you?"];
+    let together = futures::future::join_all(questions.iter().map(|text| say(&server, text))).await;
+    for (text, (answer, fingerprint)) in questions.iter().zip(&together) {
+        let (on_cpu, cpu_fingerprint) = say(&cpu, text).await;
+        assert_eq!(*answer, on_cpu, "{text}");
+        assert_ne!(*fingerprint, cpu_fingerprint, "a GPU's bits are its own");
+    }
+    assert_eq!(say(&server, questions[0]).await, together[0], "alone as together");
+    assert!(together[0].0.contains("42"), "{together:?}");
+    // A client that goes away frees its memory.
+    let mut body = question("Tell me a story.");
+    (body["stream"], body["max_tokens"]) = (json!(true), json!(200));
+    let response = server.post("/v1/chat/completions", &body).send().await.unwrap();
+    drop(response);
+    server.wait_for_metric("vllm:num_requests_running", 0.0).await;
+    // Masks and log-probabilities.
+    let mut body = question("Is 2 + 2 = 4?");
+    body["structured_outputs"] = json!({"choice": ["perhaps", "never"]});
+    (body["logprobs"], body["top_logprobs"]) = (json!(true), json!(2));
+    let answer = server.ask("/v1/chat/completions", body).await;
+    let choice = &answer["choices"][0];
+    assert!(["perhaps", "never"].contains(&choice["message"]["content"].as_str().unwrap()), "{answer}");
+    assert_eq!(choice["logprobs"]["content"][0]["top_logprobs"].as_array().unwrap().len(), 2);
+}
+
+/// What cannot be served on a GPU is said at the start.
+#[test]
+fn refusals() {
+    let check = |args: &[&str], expected: &str| {
+        let output = on_gpu(&mut Command::new(binary())).args(["serve", "--port", "0"]).args(args).output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && log.contains(expected), "{args:?}: {log}");
+    };
+    check(&["--device", "cuda:7"], "there is no GPU 7");
+    check(&["--device", "cuda", "--dtype", "f32"], "computed in bf16");
+    check(&["--device", "cuda", "--quantization", "int8"], "int8 and int4");
+    check(&["--device", "cuda", "--kv-cache-memory", "1GB", "--max-model-len", "100000"], "at most 8192");
+    check(
+        &[
+            "--device",
+            "cuda",
+            "--kv-cache-memory",
+            "10GB",
+            "--max-num-seqs",
+            "4000",
+            "--max-num-batched-tokens",
+            "4000",
+        ],
+        "no memory",
+    );
 }

@@ -21,6 +21,14 @@ pub fn binary() -> PathBuf {
     binary
 }
 
+/// Lets a command see the emulated GPU, or, with MOESAIC_TEST_GPU set, the real one.
+pub fn on_gpu(command: &mut Command) -> &mut Command {
+    if std::env::var_os("MOESAIC_TEST_GPU").is_none() {
+        command.env("LD_LIBRARY_PATH", moesaic_cuda_emulator::folder());
+    }
+    command
+}
+
 /// A running server; killed when dropped.
 pub struct Server {
     child: Child,
@@ -34,8 +42,18 @@ pub struct Server {
 impl Server {
     /// Starts `moesaic serve` on a free port and waits until it is ready.
     pub fn start(args: &[&str]) -> Self {
-        let mut child =
-            Command::new(binary()).args(["serve", "--port", "0"]).args(args).stderr(Stdio::piped()).spawn().unwrap();
+        Self::start_command(Command::new(binary()).args(["serve", "--port", "0"]).args(args))
+    }
+
+    /// The same on the first GPU, which is emulated unless MOESAIC_TEST_GPU is set.
+    pub fn start_on_gpu(args: &[&str]) -> Self {
+        Self::start_command(
+            on_gpu(&mut Command::new(binary())).args(["serve", "--port", "0", "--device", "cuda"]).args(args),
+        )
+    }
+
+    fn start_command(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {

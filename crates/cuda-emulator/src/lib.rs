@@ -4,6 +4,7 @@
 //! Invariant: nothing that ships depends on this crate. After [`install`] the process has a library with the soname
 //! `libcuda.so`, which `cudarc` then finds by that name before any real driver.
 
+use std::path::Path;
 use std::sync::OnceLock;
 
 use libloading::Library;
@@ -14,6 +15,15 @@ pub const ASAN_VARIABLE: &str = "MOESAIC_EMULATOR_ASAN";
 
 const PLAIN: &str = concat!(env!("OUT_DIR"), "/libcuda.so");
 const SANITIZED: &str = concat!(env!("OUT_DIR"), "/libcuda-asan.so");
+
+/// Where the libraries are, for processes of their own: with this folder in their `LD_LIBRARY_PATH` they find the driver.
+///
+/// # Panics
+///
+/// Never.
+pub fn folder() -> &'static Path {
+    Path::new(PLAIN).parent().expect("a library is in a folder")
+}
 
 /// Loads the emulated driver, for the rest of the process. Call it before anything uses CUDA; later calls do nothing.
 ///

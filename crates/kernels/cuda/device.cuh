@@ -12,7 +12,7 @@
 #define DEVICE __device__ __forceinline__
 #define DEVICE_MEMBER __device__ __forceinline__
 // At most `threads` per block; registers are allotted accordingly.
-#define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
+#define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads, 1) name
 #define EXPORT(name)
 #define UNROLL _Pragma("unroll")
 #else

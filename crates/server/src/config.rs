@@ -244,34 +244,7 @@ impl RawConfig {
     /// Names the setting that is wrong.
     pub fn resolve(self) -> Result<Config, ConfigError> {
         let device: DeviceKind = self.device.as_deref().unwrap_or("cpu").parse().map_err(ConfigError)?;
-        let limits = Limits {
-            max_num_seqs: bounded("max_num_seqs", self.max_num_seqs.unwrap_or(64), 1 << 16)?,
-            max_num_batched_tokens: bounded(
-                "max_num_batched_tokens",
-                self.max_num_batched_tokens.unwrap_or(512),
-                1 << 20,
-            )?,
-            max_queued_requests: at_most("max_queued_requests", self.max_queued_requests.unwrap_or(1024), 1 << 20)?,
-            priorities: self.scheduling_policy == Some(SchedulingPolicy::Priority),
-            max_choices: bounded("max_choices", self.max_choices.unwrap_or(16), 1 << 16)?,
-            max_body_bytes: bounded("max_body_bytes", self.max_body_bytes.unwrap_or(8 << 20), 1 << 30)?,
-            response_store_bytes: match self.response_store_memory.as_deref().unwrap_or("64MiB") {
-                "0" => 0,
-                size => parse_size("response_store_memory", size)?,
-            },
-            request_timeout: seconds("request_timeout_seconds", self.request_timeout_seconds.unwrap_or(0))?,
-            queue_timeout: seconds("queue_timeout_seconds", self.queue_timeout_seconds.unwrap_or(0))?,
-            keep_alive: some_seconds("keep_alive_seconds", self.keep_alive_seconds.unwrap_or(15))?,
-            shutdown_grace: seconds("shutdown_grace_seconds", self.shutdown_grace_seconds.unwrap_or(30))?
-                .unwrap_or_default(),
-            stall: some_seconds("stall_seconds", self.stall_seconds.unwrap_or(120))?,
-        };
-        if limits.max_num_batched_tokens < limits.max_num_seqs {
-            return Err(ConfigError(format!(
-                "max_num_batched_tokens ({}) must be at least max_num_seqs ({}): every running sequence computes a token per step",
-                limits.max_num_batched_tokens, limits.max_num_seqs
-            )));
-        }
+        let limits = self.limits()?;
         let api_keys = all_keys(self.api_key, self.api_key_file.as_deref())?;
         let default_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Config {
@@ -326,6 +299,38 @@ impl RawConfig {
             log: self.log.unwrap_or(LogFormat::Pretty),
             log_level: log_level(self.log_level)?,
         })
+    }
+
+    fn limits(&self) -> Result<Limits, ConfigError> {
+        let limits = Limits {
+            max_num_seqs: bounded("max_num_seqs", self.max_num_seqs.unwrap_or(64), 1 << 16)?,
+            max_num_batched_tokens: bounded(
+                "max_num_batched_tokens",
+                self.max_num_batched_tokens.unwrap_or(512),
+                1 << 20,
+            )?,
+            max_queued_requests: at_most("max_queued_requests", self.max_queued_requests.unwrap_or(1024), 1 << 20)?,
+            priorities: self.scheduling_policy == Some(SchedulingPolicy::Priority),
+            max_choices: bounded("max_choices", self.max_choices.unwrap_or(16), 1 << 16)?,
+            max_body_bytes: bounded("max_body_bytes", self.max_body_bytes.unwrap_or(8 << 20), 1 << 30)?,
+            response_store_bytes: match self.response_store_memory.as_deref().unwrap_or("64MiB") {
+                "0" => 0,
+                size => parse_size("response_store_memory", size)?,
+            },
+            request_timeout: seconds("request_timeout_seconds", self.request_timeout_seconds.unwrap_or(0))?,
+            queue_timeout: seconds("queue_timeout_seconds", self.queue_timeout_seconds.unwrap_or(0))?,
+            keep_alive: some_seconds("keep_alive_seconds", self.keep_alive_seconds.unwrap_or(15))?,
+            shutdown_grace: seconds("shutdown_grace_seconds", self.shutdown_grace_seconds.unwrap_or(30))?
+                .unwrap_or_default(),
+            stall: some_seconds("stall_seconds", self.stall_seconds.unwrap_or(120))?,
+        };
+        if limits.max_num_batched_tokens < limits.max_num_seqs {
+            return Err(ConfigError(format!(
+                "max_num_batched_tokens ({}) must be at least max_num_seqs ({}): every running sequence computes a token per step",
+                limits.max_num_batched_tokens, limits.max_num_seqs
+            )));
+        }
+        Ok(limits)
     }
 }
 

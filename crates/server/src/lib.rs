@@ -7,6 +7,7 @@ mod answer_format;
 pub mod app;
 mod auth;
 mod chat_answer;
+mod compute;
 pub mod config;
 mod error;
 mod event_stream;

@@ -2,30 +2,19 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use candle_core::DType;
 use moesaic_chat::{Dialect, Markers, PromptRenderer, Tokenizer};
 use moesaic_engine::{Engine, EngineConfig, Executor};
-
-use moesaic_model::{Architecture, CausalLm, Checkpoint, Device, KvCacheSpec, LoadOptions, Progress, Quantization};
+use moesaic_model::{Architecture, Checkpoint};
 use moesaic_scheduler::SchedulerConfig;
-use moesaic_worker::{GpuConfig, GpuWorker, ModelRunner, Numerics, RunnerConfig, Worker, WorkerConfig, open_gpu};
 use serde_json::Value;
 
-use crate::config::{Config, DeviceKind, Dtype, NumericsMode};
+use crate::compute::{Compute, Loading};
+use crate::config::{Config, DeviceKind};
 use crate::fingerprint::{Parts, fingerprint};
-use crate::memory;
 use crate::routes::unix_now;
 use crate::state::{AppState, SamplingDefaults, Serving};
-
-/// KV memory of the embedded model: it runs beside whatever else a first-time user has open.
-const EMBEDDED_KV_BYTES: usize = 64 << 20;
-/// Share of the free memory that `auto` gives to the KV cache.
-const AUTO_KV_SHARE: f64 = 0.5;
-/// KV memory where the system does not say what is free.
-const FALLBACK_KV_BYTES: usize = 4 << 30;
 
 /// A loaded model, ready to serve.
 pub struct Loaded {
@@ -51,58 +40,10 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
     let tokenizer = tokenizer(&checkpoint, architecture.vocab_size())?;
     let renderer = tokenizer.as_deref().map(|tokenizer| renderer(&checkpoint, tokenizer)).transpose()?.flatten();
     let generation_config = checkpoint.read_json("generation_config.json")?.unwrap_or_default();
-    let (dtype, quantization) = number_types(config, &model_config)?;
-    let max_positions = architecture.max_position_embeddings();
-    let wanted_len = config.max_model_len.unwrap_or(max_positions);
-    if wanted_len > max_positions {
-        bail!("max_model_len is {wanted_len}, but the model was made for at most {max_positions} tokens");
-    }
-    if wanted_len < 2 {
-        bail!("config.json: max_position_embeddings is {max_positions}: no room for a prompt and an answer");
-    }
-    // Quantised weights are widened to the compute type; f32 takes twice what bf16 files hold.
-    let widens = dtype == DType::F32 || !model_config["quantization_config"].is_null();
-    let widened_bytes = checkpoint.weight_file_bytes()? * if widens { 2 } else { 1 };
-    let weight_bytes = (widened_bytes as f64 * quantization.bits_per_weight() / 16.0) as usize;
     let eos_token_ids =
         eos_token_ids(&generation_config, &model_config, tokenizer.as_deref(), architecture.vocab_size());
-    let numerics = match config.numerics {
-        NumericsMode::Strict => Numerics::Strict,
-        NumericsMode::Fast => Numerics::Fast { naive_min_tokens: config.naive_min_tokens },
-    };
-    let spec = architecture.kv_cache_spec();
-    let plan_kv = |budget: usize| KvPlan::new(config, &spec, dtype, wanted_len, budget);
-    let model = |device: Device, max_model_len: usize| {
-        let options = LoadOptions { device, dtype, quantization, max_model_len };
-        load_weights(&architecture, &checkpoint, &model_config, options)
-    };
-    let runner_config = RunnerConfig {
-        device: Device::Cpu,
-        num_blocks: 1,
-        block_size: config.block_size,
-        cache_dtype: dtype,
-        numerics,
-        max_model_len: wanted_len,
-        vocab_size: architecture.vocab_size(),
-    };
-    let (kv, executor): (KvPlan, Box<dyn Executor>) = match (executor, config.device) {
-        (Some(executor), _) => (plan_kv(host_budget(config, weight_bytes))?, executor),
-        (None, DeviceKind::Cpu) => {
-            let kv = plan_kv(host_budget(config, weight_bytes))?;
-            let (num_blocks, max_model_len) = (kv.num_blocks, kv.max_model_len);
-            let runner = RunnerConfig { num_blocks, max_model_len, ..runner_config };
-            let runner = ModelRunner::new(model(Device::Cpu, max_model_len)?, runner)?;
-            let worker = WorkerConfig { num_threads: config.threads, eos_token_ids: eos_token_ids.clone() };
-            (kv, Box::new(Worker::new(runner, worker)?))
-        }
-        (None, DeviceKind::Cuda(ordinal)) => {
-            let device = open_gpu(ordinal).with_context(|| format!("device cuda:{ordinal} cannot be used"))?;
-            let runner = RunnerConfig { device: device.clone(), ..runner_config };
-            let runner = ModelRunner::new(model(device, wanted_len)?, runner)?;
-            let (kv, worker) = gpu_worker(config, runner, &eos_token_ids, plan_kv)?;
-            (kv, Box::new(worker))
-        }
-    };
+    let loading = Loading::new(config, &checkpoint, &model_config, &architecture, &eos_token_ids)?;
+    let Compute { kv, executor } = loading.start(executor)?;
     let engine_config = EngineConfig {
         scheduler: SchedulerConfig {
             num_blocks: kv.num_blocks,
@@ -125,8 +66,8 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
         if config.served_model_names.is_empty() { vec![root.clone()] } else { config.served_model_names.clone() };
     let dialect = config.dialect.or(renderer.as_ref().map(PromptRenderer::dialect)).unwrap_or(Dialect::Plain);
     let markers = tokenizer.as_deref().map(|tokenizer| Markers::new(dialect, tokenizer)).unwrap_or_default();
-    let numerics_name = format!("{numerics:?}");
-    let weights = weights_name(dtype, quantization);
+    let numerics_name = format!("{:?}", loading.numerics());
+    let weights = loading.weights_name();
     let device_class = match config.device {
         DeviceKind::Cpu => "cpu",
         DeviceKind::Cuda(_) => "cuda",
@@ -154,92 +95,12 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
     Ok(Loaded { engine, serving, kv_tokens: kv.num_blocks * config.block_size, weights })
 }
 
-/// A worker whose workspace is reserved, with a cache in what is left of the memory.
-fn gpu_worker(
-    config: &Config,
-    runner: ModelRunner,
-    eos_token_ids: &[u32],
-    plan_kv: impl FnOnce(usize) -> Result<KvPlan>,
-) -> Result<(KvPlan, GpuWorker)> {
-    let gpu = Arc::clone(runner.gpu().context("the model is not on a GPU")?);
-    let worker = GpuConfig {
-        max_num_seqs: config.limits.max_num_seqs,
-        max_num_batched_tokens: config.limits.max_num_batched_tokens,
-        records_steps: true,
-        eos_token_ids: eos_token_ids.to_vec(),
-    };
-    let mut worker =
-        GpuWorker::new(runner, worker).context("the GPU's memory does not hold the model and its workspace")?;
-    let kept_free = (gpu.info().memory_bytes as f64 * (1.0 - config.gpu_memory_utilization)) as usize;
-    let free = gpu.free_bytes()?.saturating_sub(kept_free);
-    let kv = plan_kv(config.kv_cache_bytes.unwrap_or(free))?;
-    worker.resize_cache(kv.num_blocks, kv.max_model_len)?;
-    tracing::info!("computing on {}", gpu.info().name);
-    Ok((kv, worker))
-}
-
-/// Bytes of the host's memory for the cache.
-fn host_budget(config: &Config, weight_bytes: usize) -> usize {
-    match (config.kv_cache_bytes, &config.model) {
-        (Some(bytes), _) => bytes,
-        (None, None) => EMBEDDED_KV_BYTES,
-        (None, Some(_)) => memory::available_bytes().map_or(FALLBACK_KV_BYTES, |available| {
-            (available.saturating_sub(weight_bytes) as f64 * AUTO_KV_SHARE) as usize
-        }),
-    }
-}
-
-/// The compute type and what weights are quantised to.
-fn number_types(config: &Config, model_config: &Value) -> Result<(DType, Quantization)> {
-    let dtype = match config.dtype {
-        // GPUs multiply bf16.
-        Dtype::Auto if config.device != DeviceKind::Cpu => DType::BF16,
-        Dtype::Auto => Architecture::natural_dtype(model_config)?,
-        Dtype::F32 => DType::F32,
-        Dtype::Bf16 => DType::BF16,
-    };
-    Ok((dtype, config.quantization.into()))
-}
-
-/// For people, and for all that depends on it.
-fn weights_name(dtype: DType, quantization: Quantization) -> String {
-    match quantization {
-        Quantization::None => dtype.as_str().to_owned(),
-        Quantization::Int8 => "int8".to_owned(),
-        Quantization::Int4 => "int4".to_owned(),
-    }
-}
-
 fn open(config: &Config) -> Result<Checkpoint> {
     match &config.model {
         None => Ok(Checkpoint::Embedded { name: moesaic_demo_model::NAME, files: moesaic_demo_model::FILES }),
         Some(path) if !path.is_dir() => bail!("{}: there is no such folder", path.display()),
         Some(path) => Ok(Checkpoint::folder(Path::new(path))?),
     }
-}
-
-fn load_weights(
-    architecture: &Architecture,
-    checkpoint: &Checkpoint,
-    config: &Value,
-    options: LoadOptions,
-) -> Result<Box<dyn CausalLm>> {
-    let progress = Arc::new(Progress::default());
-    let shown = Arc::clone(&progress);
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let reporter = std::thread::spawn(move || {
-        // Silent for a model that loads at once; a line now and then for a large one.
-        while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_secs(2)) {
-            let (done, total) = shown.bytes();
-            let gigabytes = |bytes: u64| bytes as f64 / 1e9;
-            tracing::info!("loading weights: {:.1} of {:.1} GB", gigabytes(done), gigabytes(total));
-        }
-    });
-    let model = architecture.load(checkpoint, config, options, progress);
-    drop(stop);
-    // It only reports; if it panicked, loading is not affected.
-    let _ = reporter.join();
-    Ok(model?)
 }
 
 fn tokenizer(checkpoint: &Checkpoint, vocab_size: usize) -> Result<Option<Arc<Tokenizer>>> {
@@ -299,35 +160,5 @@ fn sampling_defaults(generation: &Value) -> SamplingDefaults {
         top_p: number("top_p", 0.0, 1.0, default.top_p),
         top_k: generation["top_k"].as_u64().and_then(|k| u32::try_from(k).ok()).unwrap_or(default.top_k),
         repetition_penalty: number("repetition_penalty", 0.0, 2.0, default.repetition_penalty),
-    }
-}
-
-/// How much KV memory there is and how long sequences may be with it.
-struct KvPlan {
-    num_blocks: usize,
-    max_model_len: usize,
-}
-
-impl KvPlan {
-    fn new(config: &Config, spec: &KvCacheSpec, dtype: DType, wanted_len: usize, budget: usize) -> Result<Self> {
-        let bytes_per_block = spec.bytes_per_token(dtype) * config.block_size;
-        // More than all sequences can use would only be address space.
-        let useful_blocks = config.limits.max_num_seqs * wanted_len.div_ceil(config.block_size);
-        // Slots are numbered in 32 bits.
-        let countable_blocks = u32::MAX as usize / config.block_size;
-        let num_blocks = (budget / bytes_per_block).min(useful_blocks).min(countable_blocks);
-        let capacity = num_blocks * config.block_size;
-        if capacity >= wanted_len {
-            return Ok(Self { num_blocks, max_model_len: wanted_len });
-        }
-        if config.max_model_len.is_some() || capacity < 2 {
-            bail!(
-                "{:.1} MB of KV cache hold {capacity} tokens, but max_model_len is {wanted_len}: \
-                 give more kv_cache_memory or a smaller max_model_len",
-                budget as f64 / 1e6
-            );
-        }
-        tracing::warn!("the KV cache holds {capacity} tokens, so max_model_len is {capacity} instead of {wanted_len}");
-        Ok(Self { num_blocks, max_model_len: capacity })
     }
 }

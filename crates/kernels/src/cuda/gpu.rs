@@ -328,9 +328,9 @@ impl Drop for Gpu {
 
 fn info(device: sys::CUdevice) -> Result<GpuInfo> {
     use sys::CUdevice_attribute as Attribute;
-    // SAFETY: the device is valid.
-    #[expect(unsafe_code, reason = "driver calls on valid handles")]
     let attribute = |which: Attribute| {
+        // SAFETY: the device is valid.
+        #[expect(unsafe_code, reason = "driver calls on valid handles")]
         unsafe { result::device::get_attribute(device, which) }.map_err(failed("the device does not describe itself"))
     };
     // SAFETY: the device is valid.

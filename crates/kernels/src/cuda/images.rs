@@ -12,6 +12,10 @@ pub(super) fn images(info: &GpuInfo) -> &'static [&'static [u8]] {
 }
 
 #[cfg(feature = "cuda")]
+#[repr(align(16))]
+struct Aligned<T>(T);
+
+#[cfg(feature = "cuda")]
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 #[cfg(not(feature = "cuda"))]

@@ -152,7 +152,7 @@ impl DeviceTensor {
     /// # Errors
     /// When they are not all there or not at a multiple of their size.
     pub fn u32s(&self, start: usize, count: usize) -> Result<Self> {
-        if start % 4 != 0 || start + 4 * count > self.num_bytes() {
+        if !start.is_multiple_of(4) || start + 4 * count > self.num_bytes() {
             bail!("u32s: {count} from byte {start} of {}", self.num_bytes());
         }
         Ok(Self { offset: self.offset + start, shape: vec![count], dtype: DType::U32, ..self.clone() })

@@ -162,8 +162,8 @@ fn moe_config(fields: &Fields) -> Result<Option<MoeConfig>, ModelError> {
 
 #[derive(Debug)]
 enum FeedForward {
-    Dense(Mlp),
-    Experts(Moe),
+    Dense(Box<Mlp>),
+    Experts(Box<Moe>),
 }
 
 #[derive(Debug)]
@@ -181,9 +181,9 @@ impl Layer {
         let norm = |part: &str| RmsNorm::load(weights, &format!("{name}.{part}"), hidden, config.rms_norm_eps);
         let feed_forward = match &config.moe {
             Some(moe) if config.is_moe_layer(index) => {
-                FeedForward::Experts(Moe::load(weights, &format!("{name}.mlp"), hidden, moe)?)
+                FeedForward::Experts(Box::new(Moe::load(weights, &format!("{name}.mlp"), hidden, moe)?))
             }
-            _ => FeedForward::Dense(Mlp::load(weights, &format!("{name}.mlp"), hidden, config.dense_inner)?),
+            _ => FeedForward::Dense(Box::new(Mlp::load(weights, &format!("{name}.mlp"), hidden, config.dense_inner)?)),
         };
         Ok(Self {
             input_norm: norm("input_layernorm")?,

@@ -59,7 +59,7 @@ impl Weights {
         let fill = |start: usize, out: &mut [u8]| {
             // Chunks start at even bytes: pieces and chunks are whole numbers of values.
             out.par_chunks_mut(CHUNK_BYTES).enumerate().try_for_each(|(index, out)| {
-                let mut first = (start + index * CHUNK_BYTES) / 2;
+                let mut first = start / 2 + index * (CHUNK_BYTES / 2);
                 let mut values = vec![bf16::ZERO; out.len() / 2];
                 let mut rest = &mut values[..];
                 while !rest.is_empty() {
