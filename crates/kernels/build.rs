@@ -29,7 +29,8 @@ fn main() {
     let mut list = String::from("static IMAGES: &[&[u8]] = &[\n");
     for image in &images {
         // Aligned, since the driver reads the images as words.
-        writeln!(list, "    &Aligned(*include_bytes!({image:?})).0,").expect("strings take everything");
+        writeln!(list, "    &Aligned(*include_bytes!({:?})).0,", image.to_string_lossy())
+            .expect("strings take everything");
     }
     list.push_str("];\n");
     std::fs::write(out.join("images.rs"), list).expect("OUT_DIR can be written");

@@ -27,6 +27,9 @@ pub struct SynthArgs {
     /// Size of the vocabulary [default: the preset's]
     #[arg(long, value_name = "N")]
     pub vocab: Option<usize>,
+    /// Weights of layers in 8 bits with a scale per block of 128 x 128, as DeepSeek publishes them
+    #[arg(long)]
+    pub fp8: bool,
     /// Folder whose tokenizer files are copied into the checkpoint
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
@@ -60,7 +63,7 @@ pub enum Preset {
 /// # Errors
 /// When the folder holds a checkpoint already or cannot be written.
 pub fn run(args: &SynthArgs) -> Result<()> {
-    let shape = Shape::of(args.preset, args.layers, args.vocab)?;
+    let shape = Shape::of(args.preset, args.layers, args.vocab, args.fp8)?;
     if args.out.join("config.json").exists() {
         bail!("{} holds a checkpoint already", args.out.display());
     }

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "driver.h"
@@ -47,10 +48,11 @@ constexpr Attribute ATTRIBUTES[] = {
     {76, 0},          // COMPUTE_CAPABILITY_MINOR
     {81, 233472},     // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
     {82, 65536},      // MAX_REGISTERS_PER_MULTIPROCESSOR
-    {97, 232448},     // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
     {106, 32},        // MAX_BLOCKS_PER_MULTIPROCESSOR
     {111, 1024},      // RESERVED_SHARED_MEMORY_PER_BLOCK
 };
+
+constexpr int MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97;
 
 CUresult check_device(CUdevice device) {
     if (!is_initialized) return CUDA_ERROR_NOT_INITIALIZED;
@@ -60,6 +62,12 @@ CUresult check_device(CUdevice device) {
 }  // namespace
 
 namespace emulated {
+
+// An H100's, unless another GPU is to be tried.
+int shared_memory_limit() {
+    static const char* const text = std::getenv("MOESAIC_EMULATOR_SHARED_MEMORY");
+    return text != nullptr ? std::atoi(text) : 232448;
+}
 
 CUresult refuse(CUresult result, const char* format, ...) {
     std::fprintf(stderr, "moesaic CUDA emulator: ");
@@ -125,7 +133,7 @@ API CUresult cuDeviceTotalMem_v2(size_t* bytes, CUdevice device) {
 
 API CUresult cuDeviceGetAttribute(int* value, int attribute, CUdevice device) {
     CHECK(check_device(device));
-    *value = 0;
+    *value = attribute == MAX_SHARED_MEMORY_PER_BLOCK_OPTIN ? emulated::shared_memory_limit() : 0;
     for (const Attribute& known : ATTRIBUTES) {
         if (known.attribute == attribute) *value = known.value;
     }

@@ -51,6 +51,8 @@ enum : CUresult {
 namespace emulated {
 
 // A message on stderr for a refusal whose result alone would not say why.
+// Bytes of shared memory that a block can have; MOESAIC_EMULATOR_SHARED_MEMORY makes them fewer.
+int shared_memory_limit();
 CUresult refuse(CUresult result, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
 // CUDA_SUCCESS if the driver is initialised and this OS thread has a context.

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 constexpr size_t STACK_BYTES = 256 << 10;
 #else
@@ -29,12 +30,23 @@ void allocate_stack(Fiber& fiber, unsigned) {
     fiber.bytes = STACK_BYTES;
 }
 
+// Forgets the frames of a thread that ended without returning from them.
+static void forget_frames(Fiber& fiber) {
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(fiber.bottom, fiber.bytes);
+#else
+    (void)fiber;
+#endif
+}
+
 void free_stack(Fiber& fiber) {
+    forget_frames(fiber);
     const size_t guard = size_t(sysconf(_SC_PAGESIZE));
     munmap(static_cast<char*>(const_cast<void*>(fiber.bottom)) - guard, guard + STACK_BYTES);
 }
 
 void prepare(Fiber& fiber, unsigned number, void (*entry)()) {
+    forget_frames(fiber);
     const size_t used = fiber.bytes - number % 32 * STAGGER;
 #ifdef __x86_64__
     char* top = static_cast<char*>(const_cast<void*>(fiber.bottom)) + used;

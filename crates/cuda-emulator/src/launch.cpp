@@ -13,7 +13,6 @@ struct EmulatedModule {
 
 namespace {
 
-constexpr int MAX_DYNAMIC_SHARED = 232448;
 constexpr int FUNCTION_MAX_THREADS = 0;
 constexpr int FUNCTION_MAX_DYNAMIC_SHARED = 8;
 
@@ -82,9 +81,10 @@ API CUresult cuModuleGetFunction(CUfunction* function, CUmodule of, const char* 
 API CUresult cuFuncSetAttribute(CUfunction function, int attribute, int value) {
     CHECK(emulated::check_context());
     if (attribute != FUNCTION_MAX_DYNAMIC_SHARED) return CUDA_SUCCESS;
-    if (value < 0 || value > MAX_DYNAMIC_SHARED) {
+    const int limit = emulated::shared_memory_limit();
+    if (value < 0 || value > limit) {
         return refuse(CUDA_ERROR_INVALID_VALUE, "kernel %s: %d bytes of shared memory, a block has at most %d",
-                      function->name, value, MAX_DYNAMIC_SHARED);
+                      function->name, value, limit);
     }
     __atomic_store_n(&function->max_dynamic_shared, value, __ATOMIC_RELAXED);
     return CUDA_SUCCESS;

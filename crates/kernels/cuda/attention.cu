@@ -36,9 +36,9 @@ DEVICE int split_length(int num_keys) {
     return max(MIN_SPLIT, (even + KEYS - 1) / KEYS * KEYS);
 }
 
-template <int MT> struct AttentionShared {
+template <int MT, int NUM_STAGES> struct AttentionShared {
     static constexpr int HEADS = 16 * MT;
-    static constexpr int STAGES = MT == 1 ? 3 : 2;
+    static constexpr int STAGES = NUM_STAGES;
     int pitch; // elements from a row of q or of a tile to the next
     bf16* q;
     bf16* tiles;
@@ -162,9 +162,8 @@ DEVICE void add_latents(const SHARED& shared, const bf16* tile, int latent, floa
 }
 
 // blockIdx: group of heads, split, row.
-template <int MT> DEVICE void attend(const AttentionArgs& args) {
-    using Shared = AttentionShared<MT>;
-    constexpr int STAGES = Shared::STAGES;
+template <int MT, int STAGES> DEVICE void attend(const AttentionArgs& args) {
+    using Shared = AttentionShared<MT, STAGES>;
     const int64_t row = blockIdx.z;
     const int num_keys = args.positions[row] + 1, length = split_length(num_keys);
     const int begin = blockIdx.y * length, end = min(begin + length, num_keys);
@@ -231,13 +230,14 @@ template <int MT> DEVICE void attend(const AttentionArgs& args) {
     }
 }
 
-#define ATTEND(heads, mt)                                                                                              \
-    KERNEL(mla_attend##heads, ATTENTION_THREADS)(AttentionArgs args) { attend<mt>(args); }                             \
-    EXPORT(mla_attend##heads)
+#define ATTEND(heads, mt, stages)                                                                                      \
+    KERNEL(mla_attend##heads##_##stages, ATTENTION_THREADS)(AttentionArgs args) { attend<mt, stages>(args); }          \
+    EXPORT(mla_attend##heads##_##stages)
 
-ATTEND(16, 1)
-ATTEND(32, 2)
-ATTEND(64, 4)
+ATTEND(16, 1, 3)
+ATTEND(16, 1, 2)
+ATTEND(32, 2, 2)
+ATTEND(64, 4, 2)
 
 // blockIdx: head, row.
 KERNEL(merge_splits, ATTENTION_THREADS)(AttentionArgs args) {

@@ -15,6 +15,7 @@ mod rows;
 mod sample;
 mod staging;
 mod tensor;
+mod timer;
 
 pub(crate) use attention::{AbsorbedForm, attend};
 pub use gemm::DeviceMatrix;

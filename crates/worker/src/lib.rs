@@ -31,5 +31,10 @@ pub use worker::{Worker, WorkerConfig};
 /// # Errors
 /// When there is no driver, no such GPU, or no kernels in this build that fit it.
 pub fn open_gpu(ordinal: usize) -> Result<moesaic_model::Device, moesaic_model::ModelError> {
-    Ok(moesaic_model::Device::Gpu(moesaic_kernels::cuda::Gpu::open(ordinal)?))
+    let gpu = moesaic_kernels::cuda::Gpu::open(ordinal).map_err(|error| {
+        // Without the backtrace that may follow.
+        let message = error.to_string().lines().next().unwrap_or_default().to_owned();
+        moesaic_model::ModelError::Unsupported(message)
+    })?;
+    Ok(moesaic_model::Device::Gpu(gpu))
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Preset;
 
 /// What fills a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Fill {
     /// Uniform with the variance that keeps activations of unit size: 1 / inputs.
     Weight,
@@ -18,7 +18,27 @@ pub(super) enum Fill {
     Norm,
     /// Small f32 values around zero.
     Bias,
+    /// Random e4m3.
+    Fp8,
+    /// This f32 value: the scale of every block of an e4m3 tensor.
+    Scale(f32),
 }
+
+impl Fill {
+    /// As safetensors names it, and its bytes.
+    pub fn dtype(self) -> (&'static str, u64) {
+        match self {
+            Self::Bias | Self::Scale(_) => ("F32", 4),
+            Self::Fp8 => ("F8_E4M3", 1),
+            _ => ("BF16", 2),
+        }
+    }
+}
+
+/// Rows and columns that share a scale in DeepSeek's FP8 checkpoints.
+const FP8_BLOCK: usize = 128;
+/// Root mean square of e4m3 numbers whose bits are random, NaN left out.
+const FP8_RMS: f32 = 100.06;
 
 /// A tensor to be written.
 #[derive(Debug, Clone)]
@@ -34,7 +54,7 @@ impl TensorShape {
     }
 
     pub fn num_bytes(&self) -> u64 {
-        self.num_values() as u64 * if self.fill == Fill::Bias { 4 } else { 2 }
+        self.num_values() as u64 * self.fill.dtype().1
     }
 }
 
@@ -67,6 +87,7 @@ pub(super) struct Shape {
     yarn: (f64, usize, f64, f64),
     bos: u32,
     eos: u32,
+    fp8: bool,
 }
 
 /// Source: the models' published config.json.
@@ -96,6 +117,7 @@ const V3: Shape = Shape {
     yarn: (40.0, 4096, 32.0, 1.0),
     bos: 0,
     eos: 1,
+    fp8: false,
 };
 
 const SMALL: Shape = Shape {
@@ -197,8 +219,8 @@ const V2_LITE: Shape = Shape {
 };
 
 impl Shape {
-    pub fn of(preset: Preset, layers: Option<usize>, vocab: Option<usize>) -> Result<Self> {
-        let mut shape = Self::preset(preset);
+    pub fn of(preset: Preset, layers: Option<usize>, vocab: Option<usize>, fp8: bool) -> Result<Self> {
+        let mut shape = Self { fp8, ..Self::preset(preset) };
         if let Some(layers) = layers {
             if !(1..=1000).contains(&layers) {
                 bail!("--layers is {layers}, expected 1 to 1000");
@@ -240,7 +262,7 @@ impl Shape {
             (true, 1) => "greedy",
             (true, _) => "group_limited_greedy",
         };
-        json!({
+        let mut config = json!({
             "architectures": [if self.is_v2() { "DeepseekV2ForCausalLM" } else { "DeepseekV3ForCausalLM" }],
             "model_type": self.model_type,
             "vocab_size": self.vocab,
@@ -285,7 +307,12 @@ impl Shape {
             "bos_token_id": self.bos,
             "eos_token_id": self.eos,
             "torch_dtype": "bfloat16",
-        })
+        });
+        if self.fp8 {
+            config["quantization_config"] =
+                json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [FP8_BLOCK, FP8_BLOCK]});
+        }
+        config
     }
 
     pub fn generation_config(&self) -> Value {
@@ -304,7 +331,7 @@ impl Shape {
         for module in 0..self.mtp {
             self.mtp_layer(&mut list, self.layers + module);
         }
-        list.0
+        if self.fp8 { list.0.into_iter().flat_map(in_fp8).collect() } else { list.0 }
     }
 
     fn layer(&self, list: &mut List, index: usize, is_moe: bool) {
@@ -363,6 +390,21 @@ impl Shape {
         list.add(&format!("{name}.shared_head.norm.weight"), &[self.hidden], Fill::Norm);
         list.add(&format!("{name}.shared_head.head.weight"), &[self.vocab, self.hidden], Fill::Head);
     }
+}
+
+/// Matrices of layers as DeepSeek publishes them: e4m3 with scales, but not the router's.
+fn in_fp8(tensor: TensorShape) -> Vec<TensorShape> {
+    let is_router = tensor.name.ends_with("mlp.gate.weight") || tensor.name.ends_with("eh_proj.weight");
+    let &[rows, columns] = &tensor.shape[..] else { return vec![tensor] };
+    if tensor.fill != Fill::Weight || is_router {
+        return vec![tensor];
+    }
+    let scale = TensorShape {
+        name: format!("{}_scale_inv", tensor.name),
+        shape: vec![rows.div_ceil(FP8_BLOCK), columns.div_ceil(FP8_BLOCK)],
+        fill: Fill::Scale(1.0 / ((columns as f32).sqrt() * FP8_RMS)),
+    };
+    vec![TensorShape { fill: Fill::Fp8, ..tensor }, scale]
 }
 
 struct List(Vec<TensorShape>);

@@ -71,7 +71,7 @@ impl ShardWriter {
         let mut offset = 0;
         for tensor in tensors {
             let end = offset + tensor.num_bytes();
-            let dtype = if tensor.fill == Fill::Bias { "F32" } else { "BF16" };
+            let (dtype, _) = tensor.fill.dtype();
             header.insert(
                 tensor.name.clone(),
                 json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, end]}),
@@ -99,15 +99,19 @@ fn write_tensor(file: &mut impl Write, tensor: &TensorShape, seed: u64, printabl
         Fill::Weight | Fill::Head => (3.0 / width as f32).sqrt(),
         Fill::Embedding => 3_f32.sqrt(),
         Fill::Bias => 0.05,
-        Fill::Norm => 0.0,
+        Fill::Norm | Fill::Fp8 | Fill::Scale(_) => 0.0,
     };
     let mut bytes = Vec::with_capacity(4 * width);
     for row in 0..tensor.num_values() / width {
         let is_text = printable.is_none_or(|printable| printable.get(row).copied().unwrap_or(false));
         bytes.clear();
         for _ in 0..width {
-            let value = random.next() * amplitude;
+            let number = random.next();
+            let value = number * amplitude;
             match tensor.fill {
+                // A sign and 0 to 126: 127 is NaN.
+                Fill::Fp8 => bytes.push(u8::from(number < 0.0) << 7 | (number.abs() * 126.99) as u8),
+                Fill::Scale(scale) => bytes.extend(scale.to_le_bytes()),
                 Fill::Bias => bytes.extend(value.to_le_bytes()),
                 Fill::Norm => bytes.extend(bf16::ONE.to_le_bytes()),
                 Fill::Head if !is_text => bytes.extend(bf16::ZERO.to_le_bytes()),

@@ -48,6 +48,39 @@ struct AttentionArgs {
     scale: f32,
 }
 
+/// A kernel for so many heads per block, with so many tiles of keys in shared memory.
+#[derive(Debug, Clone, Copy)]
+struct Variant {
+    kernel: &'static str,
+    heads: usize,
+    stages: usize,
+}
+
+/// Those that read the cache least often first.
+const VARIANTS: [Variant; 4] = [
+    Variant { kernel: "mla_attend64_2", heads: 64, stages: 2 },
+    Variant { kernel: "mla_attend32_2", heads: 32, stages: 2 },
+    Variant { kernel: "mla_attend16_3", heads: 16, stages: 3 },
+    Variant { kernel: "mla_attend16_2", heads: 16, stages: 2 },
+];
+
+impl Variant {
+    /// The one with fewest idle places among those that the GPU has the shared memory for. All give the same bits.
+    fn choose(num_heads: usize, width: usize, shared_bytes: usize) -> Result<Self> {
+        let fits = |variant: &&Self| variant.shared_bytes(width) <= shared_bytes;
+        let wanted = |variant: &&Self| variant.heads == 16 || num_heads > variant.heads / 2;
+        match VARIANTS.iter().filter(fits).find(wanted) {
+            Some(variant) => Ok(*variant),
+            None => bail!("GPU: attention over {width} values needs more shared memory than {shared_bytes} bytes"),
+        }
+    }
+
+    fn shared_bytes(self, width: usize) -> usize {
+        let Self { heads, stages, .. } = self;
+        (heads + stages * KEYS) * (width + PAD) * 2 + 2 * heads * KEYS * 4 + heads * (KEYS + PAD) * 2 + 2 * heads * 4
+    }
+}
+
 /// bf16 `(rows, heads, latent)`.
 pub(crate) fn attend(form: &AbsorbedForm) -> Result<DeviceTensor> {
     let &[num_rows, num_heads, width] = form.q.shape() else { bail!("attention: q {:?}", form.q.shape()) };
@@ -63,14 +96,8 @@ pub(crate) fn attend(form: &AbsorbedForm) -> Result<DeviceTensor> {
     let part_rows = num_rows.min(MAX_ROWS);
     let parts = DeviceTensor::temporary(gpu, &[part_rows, MAX_SPLITS, num_heads, latent], DType::F32)?;
     let log_sum_exps = DeviceTensor::temporary(gpu, &[part_rows, MAX_SPLITS, num_heads], DType::F32)?;
-    let (kernel, heads, stages) = match num_heads {
-        0..=16 => ("mla_attend16", 16, 3),
-        17..=32 => ("mla_attend32", 32, 2),
-        _ => ("mla_attend64", 64, 2),
-    };
-    let pitch = width + PAD;
-    let shared_bytes =
-        (heads + stages * KEYS) * pitch * 2 + 2 * heads * KEYS * 4 + heads * (KEYS + PAD) * 2 + 2 * heads * 4;
+    let variant = Variant::choose(num_heads, width, gpu.info().shared_bytes_per_block)?;
+    let (kernel, heads, shared_bytes) = (variant.kernel, variant.heads, variant.shared_bytes(width));
     for first in (0..num_rows).step_by(MAX_ROWS) {
         let count = MAX_ROWS.min(num_rows - first);
         let args = AttentionArgs {
@@ -96,4 +123,25 @@ pub(crate) fn attend(form: &AbsorbedForm) -> Result<DeviceTensor> {
         gpu.launch("merge_splits", Grid { blocks, threads: THREADS, shared_bytes: 0 }, &[&args])?;
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// DeepSeek's sizes on an H100, an A100 and a card for games.
+    #[test]
+    fn variants_fit_the_gpu() {
+        for (num_heads, shared_kib, kernel) in [
+            (16, 227, "mla_attend16_3"),
+            (128, 227, "mla_attend64_2"),
+            (128, 163, "mla_attend32_2"),
+            (24, 163, "mla_attend32_2"),
+            (128, 99, "mla_attend16_2"),
+        ] {
+            let variant = Variant::choose(num_heads, 576, shared_kib << 10).expect("one fits");
+            assert_eq!(variant.kernel, kernel, "{num_heads} heads, {shared_kib} KiB");
+        }
+        assert!(Variant::choose(16, 576, 48 << 10).is_err());
+    }
 }

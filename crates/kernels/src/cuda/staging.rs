@@ -206,7 +206,10 @@ impl DeviceTensor {
     }
 
     /// Copies all elements to the rows from `start` on of `target`, which has rows of the same width.
-    pub(crate) fn copy_to_rows(&self, target: &Self, start: usize) -> Result<()> {
+    ///
+    /// # Errors
+    /// When they do not fit.
+    pub fn copy_to_rows(&self, target: &Self, start: usize) -> Result<()> {
         let part = target.rows(start, self.shape().first().copied().unwrap_or(0))?;
         if part.shape() != self.shape() || part.dtype() != self.dtype() {
             bail!("copy: {:?} to {:?}", self.shape(), part.shape());
