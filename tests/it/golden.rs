@@ -5,7 +5,9 @@ use moesaic_model::Device;
 use moesaic_worker::{ModelRunner, Numerics};
 use serde_json::Value;
 
-use crate::support::{NUM_BLOCKS, all_logits, checkpoint, golden_dir, gpu, ids, load_on, read_json, rows};
+use crate::support::{
+    NUM_BLOCKS, all_logits, checkpoint, golden_dir, gpu, ids, load_on, load_with_cache, read_json, rows,
+};
 
 const MODELS: &[&str] = &[
     "deepseek_v2_lite",
@@ -95,6 +97,25 @@ fn bf16_logits_on_a_gpu() {
     for_each_model_on(&gpu(), DType::BF16, |what, runner, case| {
         check_bf16_logits(&format!("GPU {what}"), runner, case);
     });
+}
+
+/// With latents in 8 bits in the cache: e4m3 rounds by 3 % on average.
+#[test]
+fn logits_with_a_cache_in_fp8() {
+    for name in MODELS {
+        let (_folder, checkpoint) = checkpoint(name, "config.json");
+        for numerics in FORMS {
+            let runner = load_with_cache(&gpu(), &checkpoint, (DType::BF16, DType::U8), *numerics, NUM_BLOCKS);
+            for case in cases(name) {
+                let logits = all_logits(&runner, &case.prompt, &[case.prompt.len()], 0);
+                let tail = &logits[logits.len() - case.logits.len()..];
+                let mut rows: Vec<f64> = tail.iter().zip(&case.logits).map(|(a, b)| relative_l2(a, b)).collect();
+                rows.sort_by(f64::total_cmp);
+                let median = rows[rows.len() / 2];
+                assert!(median <= 6e-2, "{name} {numerics:?} prompt of {}: {rows:?}", case.prompt.len());
+            }
+        }
+    }
 }
 
 fn check_bf16_logits(what: &str, runner: &ModelRunner, case: &Case) {

@@ -49,20 +49,32 @@ pub fn load_on(
     numerics: Numerics,
     num_blocks: usize,
 ) -> ModelRunner {
+    load_with_cache(device, checkpoint, (dtype, dtype), numerics, num_blocks)
+}
+
+/// `dtypes`: of weights and cache.
+pub fn load_with_cache(
+    device: &Device,
+    checkpoint: &Checkpoint,
+    (dtype, cache_dtype): (DType, DType),
+    numerics: Numerics,
+    num_blocks: usize,
+) -> ModelRunner {
     let device = device.clone();
     let options = LoadOptions { device, dtype, quantization: Quantization::None, max_model_len: 256 };
-    load_with_options(checkpoint, options, numerics, num_blocks)
+    load_with_options(checkpoint, options, cache_dtype, numerics, num_blocks)
 }
 
 /// In bf16.
 pub fn load_quantised(checkpoint: &Checkpoint, quantization: Quantization) -> ModelRunner {
     let options = LoadOptions { device: Device::Cpu, dtype: DType::BF16, quantization, max_model_len: 256 };
-    load_with_options(checkpoint, options, Numerics::Strict, NUM_BLOCKS)
+    load_with_options(checkpoint, options, DType::BF16, Numerics::Strict, NUM_BLOCKS)
 }
 
 fn load_with_options(
     checkpoint: &Checkpoint,
     options: LoadOptions,
+    cache_dtype: DType,
     numerics: Numerics,
     num_blocks: usize,
 ) -> ModelRunner {
@@ -72,7 +84,7 @@ fn load_with_options(
         device: options.device.clone(),
         num_blocks,
         block_size: BLOCK_SIZE,
-        cache_dtype: options.dtype,
+        cache_dtype,
         numerics,
         max_model_len: options.max_model_len,
         vocab_size: architecture.vocab_size(),

@@ -72,9 +72,7 @@ impl Bench {
     /// Seconds per call, from recorded launches: the median of five rounds.
     fn time(&self, mut call: impl FnMut(usize) -> Result<()>) -> f64 {
         let rounds = if self.is_tiny { 1 } else { 20 };
-        self.gpu.plan();
-        call(0).unwrap();
-        self.gpu.reserve().unwrap();
+        self.gpu.reserve_for(|| call(0)).unwrap();
         call(0).unwrap();
         let (mut graph, ()) = Graph::record(&self.gpu, || (0..rounds).try_for_each(&mut call)).unwrap();
         graph.launch().unwrap();
@@ -159,8 +157,8 @@ impl Bench {
         let q = Tensor::from(self.values(&[m, heads, nope + rope], DType::BF16));
         let kv_b = self.matrix((1, heads * (nope + value), latent), false, false);
         let slots = self.u32s((0..m as u32).collect(), &[m]);
-        let rows = NaiveRows { q: &q, start: 0, slots: &slots };
-        let seconds = self.time(|_| ops::mla_naive(&rows, &cache, &kv_b, latent, 0.1).map(drop));
+        let rows = NaiveRows { q: &q, start: 0, slots: &slots, widths: (latent, rope) };
+        let seconds = self.time(|_| ops::mla_naive(&rows, &cache, &kv_b, 0.1).map(drop));
         let pairs = m as f64 * (m as f64 + 1.0) / 2.0;
         let work = Work {
             bytes: (m * heads * (nope + rope + 2 * value + nope) * 2) as f64,

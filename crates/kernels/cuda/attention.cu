@@ -3,31 +3,34 @@
 // A row at position p sees keys 0 .. p, cut into at most MAX_SPLITS splits whose length depends on p alone; a block
 // takes one split of one row for 16 * MT heads, `merge_splits` puts them together in order. So the bits of a row depend
 // on its position and its keys, not on the batch or on where a chunk began.
-#include "device.cuh"
+#include "fp8.cuh"
 
 constexpr int ATTENTION_THREADS = 256;
 constexpr int ATTENTION_WARPS = ATTENTION_THREADS / WARP;
-constexpr int MAX_SPLITS = 16;
+constexpr int MAX_SPLITS = 64;
 constexpr int MIN_SPLIT = 256;
 constexpr int KEYS = 32; // per tile
+constexpr int KEY_THREADS = ATTENTION_THREADS / KEYS; // that copy a key together
 constexpr int PAD = 8;   // elements behind a row in shared memory, so that eight rows lie in different banks
 constexpr int MAX_LATENT = 512;
 constexpr int PRODUCTS = MAX_LATENT / 16 / ATTENTION_WARPS; // pairs of 8 output columns per warp
 
 struct AttentionArgs {
     const bf16* q;     // (rows, heads, latent + rope)
-    const bf16* cache; // (slots, latent + rope)
+    const void* cache; // (slots, latent + rope), bf16, or entries in 8 bits
     const uint32_t* tables; // (sequences, max_blocks)
     const uint32_t* row_sequences;
     const uint32_t* positions;
-    float* parts;          // (rows, MAX_SPLITS, heads, latent): softmax-weighted latents of a split
-    float* log_sum_exps;   // (rows, MAX_SPLITS, heads)
+    float* parts;          // (rows, num_splits, heads, latent): softmax-weighted latents of a split
+    float* log_sum_exps;   // (rows, num_splits, heads)
     bf16* out;             // (rows, heads, latent)
     int32_t num_heads;
     int32_t latent; // a multiple of 16
     int32_t rope;   // latent + rope is a multiple of 16
     int32_t max_blocks;
     int32_t block_size;
+    int32_t num_splits; // that any row has
+    int32_t unused;
     float scale;
 };
 
@@ -36,40 +39,68 @@ DEVICE int split_length(int num_keys) {
     return max(MIN_SPLIT, (even + KEYS - 1) / KEYS * KEYS);
 }
 
-template <int MT, int NUM_STAGES> struct AttentionShared {
+template <int MT, int NUM_STAGES, bool FP8> struct AttentionShared {
     static constexpr int HEADS = 16 * MT;
     static constexpr int STAGES = NUM_STAGES;
+    static constexpr bool IS_FP8 = FP8;
+    static constexpr int NUM_TILES = FP8 ? 1 : STAGES; // in 8 bits the stages hold entries as they are cached
     int pitch; // elements from a row of q or of a tile to the next
+    int entry_bytes;
     bf16* q;
     bf16* tiles;
-    float* logits;  // (2 halves of the inner length, HEADS, KEYS)
+    char* entries; // (STAGES, KEYS, entry_bytes)
+    float* logits;  // (2 halves of the inner length, HEADS, KEYS + PAD)
     bf16* weights;  // (HEADS, KEYS + PAD)
     float* rescale; // (HEADS)
     float* sums;    // (HEADS)
 
-    DEVICE_MEMBER AttentionShared(char* memory, int width) : pitch(width + PAD) {
+    DEVICE_MEMBER AttentionShared(char* memory, const AttentionArgs& args) : pitch(args.latent + args.rope + PAD) {
+        entry_bytes = FP8 ? Fp8Entry{args.latent, args.rope}.num_bytes() : 0;
         q = reinterpret_cast<bf16*>(memory);
         tiles = q + HEADS * pitch;
-        logits = reinterpret_cast<float*>(tiles + STAGES * KEYS * pitch);
-        weights = reinterpret_cast<bf16*>(logits + 2 * HEADS * KEYS);
+        entries = reinterpret_cast<char*>(tiles + NUM_TILES * KEYS * pitch);
+        logits = reinterpret_cast<float*>(entries + STAGES * KEYS * entry_bytes);
+        weights = reinterpret_cast<bf16*>(logits + 2 * HEADS * (KEYS + PAD));
         rescale = reinterpret_cast<float*>(weights + HEADS * (KEYS + PAD));
         sums = rescale + HEADS;
     }
+
+    DEVICE_MEMBER bf16* tile(int stage) const { return tiles + (FP8 ? 0 : stage * KEYS * pitch); }
 };
 
 // Starts to copy the tile of keys from `first` on; what lies behind `end` becomes zeros.
 template <class SHARED>
 DEVICE void copy_tile(const AttentionArgs& args, const SHARED& shared, const uint32_t* table, int first, int end, int stage) {
-    const int width = args.latent + args.rope, chunks = width / 8;
-    bf16* const tile = shared.tiles + stage * KEYS * shared.pitch;
-    for (int i = threadIdx.x; i < KEYS * chunks; i += ATTENTION_THREADS) {
-        const int key = i / chunks, chunk = i % chunks, position = first + key;
-        const bool is_there = position < end;
-        int64_t slot = 0;
-        if (is_there) slot = int64_t(table[position / args.block_size]) * args.block_size + position % args.block_size;
-        copy16_async(tile + key * shared.pitch + chunk * 8, args.cache + slot * width + chunk * 8, is_there);
+    const int bytes = SHARED::IS_FP8 ? shared.entry_bytes : (args.latent + args.rope) * 2, chunks = bytes / 16;
+    char* const to = SHARED::IS_FP8 ? shared.entries + stage * KEYS * bytes : reinterpret_cast<char*>(shared.tile(stage));
+    const int to_pitch = SHARED::IS_FP8 ? bytes : shared.pitch * 2;
+    const int key = threadIdx.x / KEY_THREADS, position = first + key;
+    const bool is_there = position < end;
+    int64_t slot = 0;
+    if (is_there) slot = int64_t(table[position / args.block_size]) * args.block_size + position % args.block_size;
+    const char* const from = static_cast<const char*>(args.cache) + slot * bytes;
+    for (int chunk = threadIdx.x % KEY_THREADS; chunk < chunks; chunk += KEY_THREADS) {
+        copy16_async(to + key * to_pitch + chunk * 16, from + chunk * 16, is_there);
     }
     commit_copies();
+}
+
+// Makes the one tile of entries in 8 bits.
+template <class SHARED> DEVICE void widen_tile(const AttentionArgs& args, const SHARED& shared, int stage) {
+    const Fp8Entry entry{args.latent, args.rope};
+    const int latent_chunks = args.latent / 16, chunks = latent_chunks + args.rope / 8;
+    const int key = threadIdx.x / KEY_THREADS;
+    const char* const from = shared.entries + (stage * KEYS + key) * shared.entry_bytes;
+    bf16* const to = shared.tiles + key * shared.pitch;
+    for (int chunk = threadIdx.x % KEY_THREADS; chunk < chunks; chunk += KEY_THREADS) {
+        if (chunk < latent_chunks) {
+            const float scale = reinterpret_cast<const float*>(from + entry.scales_at())[chunk * 16 / SCALE_GROUP];
+            widen16(to + chunk * 16, load16(from + chunk * 16), scale);
+        } else {
+            const int of_rope = chunk - latent_chunks;
+            store16(to + args.latent + of_rope * 8, load16(from + entry.rope_at() + of_rope * 16));
+        }
+    }
 }
 
 // Logits of all heads and keys of a tile: a warp takes 8 keys and one half of the inner length.
@@ -102,7 +133,7 @@ template <int MT, class SHARED> DEVICE void tile_logits(const SHARED& shared, co
         UNROLL
         for (int c = 0; c < 4; c++) {
             const int head = i * 16 + c / 2 * 8 + lane / 4, key = keys + lane % 4 * 2 + c % 2;
-            shared.logits[(half * SHARED::HEADS + head) * KEYS + key] = acc[i][c];
+            shared.logits[(half * SHARED::HEADS + head) * (KEYS + PAD) + key] = acc[i][c];
         }
     }
 }
@@ -115,8 +146,8 @@ DEVICE void tile_weights(const AttentionArgs& args, const SHARED& shared, int nu
     UNROLL
     for (int i = 0; i < SHARED::HEADS / ATTENTION_WARPS; i++) {
         const int head = i * ATTENTION_WARPS + warp;
-        const float* const logits = shared.logits + head * KEYS + key;
-        const float logit = key < num_keys ? (logits[0] + logits[SHARED::HEADS * KEYS]) * args.scale : NEG_INF;
+        const float* const logits = shared.logits + head * (KEYS + PAD) + key;
+        const float logit = key < num_keys ? (logits[0] + logits[SHARED::HEADS * (KEYS + PAD)]) * args.scale : NEG_INF;
         const float new_max = fmaxf(max[i], warp_max(logit));
         const float weight = expf(logit - new_max), factor = expf(max[i] - new_max);
         sum[i] = sum[i] * factor + warp_sum(weight);
@@ -162,15 +193,15 @@ DEVICE void add_latents(const SHARED& shared, const bf16* tile, int latent, floa
 }
 
 // blockIdx: group of heads, split, row.
-template <int MT, int STAGES> DEVICE void attend(const AttentionArgs& args) {
-    using Shared = AttentionShared<MT, STAGES>;
+template <int MT, int STAGES, bool FP8> DEVICE void attend(const AttentionArgs& args) {
+    using Shared = AttentionShared<MT, STAGES, FP8>;
     const int64_t row = blockIdx.z;
     const int num_keys = args.positions[row] + 1, length = split_length(num_keys);
     const int begin = blockIdx.y * length, end = min(begin + length, num_keys);
     if (begin >= end) return;
     const int width = args.latent + args.rope, first_head = blockIdx.x * Shared::HEADS;
     const uint32_t* const table = args.tables + int64_t(args.row_sequences[row]) * args.max_blocks;
-    const Shared shared(shared_memory(), width);
+    const Shared shared(shared_memory(), args);
     const int num_tiles = (end - begin + KEYS - 1) / KEYS;
 
     for (int i = threadIdx.x; i < Shared::HEADS * (width / 8); i += ATTENTION_THREADS) {
@@ -190,12 +221,16 @@ template <int MT, int STAGES> DEVICE void attend(const AttentionArgs& args) {
     for (int i = 0; i < OWN_HEADS; i++) max[i] = NEG_INF;
     float acc[MT][PRODUCTS][2][4] = {};
     for (int tile = 0; tile < num_tiles; tile++) {
-        const bf16* const keys = shared.tiles + tile % STAGES * KEYS * shared.pitch;
+        const bf16* const keys = shared.tile(tile % STAGES);
         wait_copies<STAGES - 2>();
         __syncthreads(); // this tile is there, and the one before it is used up
         const int ahead = tile + STAGES - 1;
         if (ahead < num_tiles) copy_tile(args, shared, table, begin + ahead * KEYS, end, ahead % STAGES);
         else commit_copies();
+        if constexpr (FP8) {
+            widen_tile(args, shared, tile % STAGES);
+            __syncthreads();
+        }
         tile_logits<MT>(shared, keys, width);
         __syncthreads();
         tile_weights(args, shared, end - begin - tile * KEYS, max, sum);
@@ -204,7 +239,7 @@ template <int MT, int STAGES> DEVICE void attend(const AttentionArgs& args) {
     }
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int64_t first_out = (row * MAX_SPLITS + blockIdx.y) * args.num_heads + first_head;
+    const int64_t first_out = (row * args.num_splits + blockIdx.y) * args.num_heads + first_head;
     UNROLL
     for (int i = 0; i < OWN_HEADS; i++) {
         const int head = i * ATTENTION_WARPS + warp;
@@ -231,8 +266,10 @@ template <int MT, int STAGES> DEVICE void attend(const AttentionArgs& args) {
 }
 
 #define ATTEND(heads, mt, stages)                                                                                      \
-    KERNEL(mla_attend##heads##_##stages, ATTENTION_THREADS)(AttentionArgs args) { attend<mt, stages>(args); }          \
-    EXPORT(mla_attend##heads##_##stages)
+    KERNEL(mla_attend##heads##_##stages, ATTENTION_THREADS)(AttentionArgs args) { attend<mt, stages, false>(args); }   \
+    EXPORT(mla_attend##heads##_##stages)                                                                               \
+    KERNEL(mla_attend##heads##_##stages##_fp8, ATTENTION_THREADS)(AttentionArgs args) { attend<mt, stages, true>(args); } \
+    EXPORT(mla_attend##heads##_##stages##_fp8)
 
 ATTEND(16, 1, 3)
 ATTEND(16, 1, 2)
@@ -244,14 +281,14 @@ KERNEL(merge_splits, ATTENTION_THREADS)(AttentionArgs args) {
     const int64_t row = blockIdx.y;
     const int head = blockIdx.x, num_keys = args.positions[row] + 1, length = split_length(num_keys);
     const int num_splits = (num_keys + length - 1) / length;
-    const float* const lse = args.log_sum_exps + row * MAX_SPLITS * args.num_heads + head;
+    const float* const lse = args.log_sum_exps + row * args.num_splits * args.num_heads + head;
     float max = NEG_INF, total = 0.0f;
     for (int split = 0; split < num_splits; split++) max = fmaxf(max, lse[split * args.num_heads]);
     for (int split = 0; split < num_splits; split++) total += expf(lse[split * args.num_heads] - max);
     for (int i = threadIdx.x; i < args.latent; i += ATTENTION_THREADS) {
         float value = 0.0f;
         for (int split = 0; split < num_splits; split++) {
-            const int64_t part = (row * MAX_SPLITS + split) * args.num_heads + head;
+            const int64_t part = (row * args.num_splits + split) * args.num_heads + head;
             value += expf(lse[split * args.num_heads] - max) / total * args.parts[part * args.latent + i];
         }
         args.out[(row * args.num_heads + head) * args.latent + i] = round_bf16(value);

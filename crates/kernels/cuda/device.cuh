@@ -54,6 +54,23 @@ DEVICE uint32_t float_to_bits(float value) {
 #endif
 }
 
+// Numbers in the order of their bits, NaN above all: every comparison has an answer.
+DEVICE uint32_t order_key(float value) {
+    const uint32_t bits = float_to_bits(value);
+    return bits & 0x80000000 ? ~bits : bits | 0x80000000;
+}
+
+// The same of doubles.
+DEVICE uint64_t order_key(double value) {
+    uint64_t bits;
+#ifdef __CUDACC__
+    bits = __double_as_longlong(value);
+#else
+    __builtin_memcpy(&bits, &value, 8);
+#endif
+    return bits >> 63 ? ~bits : bits | 0x8000000000000000u;
+}
+
 DEVICE float widen(bf16 value) { return bits_to_float(uint32_t(value.bits) << 16); }
 DEVICE float widen(float value) { return value; }
 

@@ -9,7 +9,7 @@
 // alike; the two products of 16 then see them in a permuted, but common order.
 #pragma once
 
-#include "device.cuh"
+#include "fp8.cuh"
 
 // Rows that a block computes, all of one group (an expert).
 struct Tile {
@@ -44,16 +44,6 @@ struct GemmArgs {
 
 constexpr int STEP = 32;
 constexpr int SLICES = 8;
-
-// e4m3 with a scale per block.
-struct fp8 {
-    uint8_t bits;
-};
-
-// The bits of an e4m3 are those of an f32 at another exponent, subnormal numbers included. (Its NaN is read as 480.)
-DEVICE float e4m3_to_float(uint32_t bits) {
-    return bits_to_float((bits & 0x80) << 24 | (bits & 0x7f) << 20) * 0x1p120f;
-}
 
 // The weights of a group: of each part (plain; or gate, then up) n rows.
 template <class W> struct GroupWeights {

@@ -12,6 +12,9 @@ KERNEL(gate_logits, GATE_THREADS)(const bf16* x, const float* weight, float* log
     const int first = blockIdx.y * GATE_ROWS;
     if (expert >= num_experts) return;
     float sums[GATE_ROWS] = {};
+#ifdef __CUDACC__
+#pragma unroll 8
+#endif
     for (int i = lane; i < k; i += WARP) {
         const float w = weight[int64_t(expert) * k + i];
         UNROLL
@@ -30,25 +33,17 @@ EXPORT(gate_logits)
 struct RouteArgs {
     const float* logits; // (rows, experts)
     const float* bias;   // (experts), or none: takes part in the choice, never in the weights
-    uint32_t* ids;       // (rows, top_k + num_shared), best first, then the shared experts
+    uint32_t* ids;       // (rows, top_k), best first
     float* weights;
     int32_t num_experts;
     int32_t top_k;
-    int32_t num_shared; // experts behind the routed ones that every row goes to with weight 1
     int32_t num_groups;
     int32_t top_groups;
     int32_t sigmoid; // else softmax
     int32_t top_two; // groups are ranked by the sum of their two best, else by their best
     int32_t normalise;
     float scale;
-    int32_t unused;
 };
-
-// Numbers in the order of their bits, NaN above all: every comparison has an answer.
-DEVICE uint32_t order_key(float value) {
-    const uint32_t bits = float_to_bits(value);
-    return bits & 0x80000000 ? ~bits : bits | 0x80000000;
-}
 
 // A place that has been taken already. Below every number's key but that of one NaN.
 constexpr uint32_t TAKEN = 0;
@@ -117,9 +112,8 @@ KERNEL(route, WARP)(RouteArgs args) {
     __syncwarp();
     if (args.top_groups < args.num_groups) keep_best_groups(args, choice, keys, group_keys);
 
-    const int width = args.top_k + args.num_shared;
-    uint32_t* const ids = args.ids + int64_t(blockIdx.x) * width;
-    float* const weights = args.weights + int64_t(blockIdx.x) * width;
+    uint32_t* const ids = args.ids + int64_t(blockIdx.x) * args.top_k;
+    float* const weights = args.weights + int64_t(blockIdx.x) * args.top_k;
     float chosen_sum = 0.0f, weight = 0.0f; // lane i keeps the weight of choice i
     for (int slot = 0; slot < args.top_k; slot++) {
         const int expert = warp_largest(keys, num_experts);
@@ -133,14 +127,10 @@ KERNEL(route, WARP)(RouteArgs args) {
         __syncwarp();
     }
     if (lane < args.top_k) weights[lane] = (args.normalise ? weight / (chosen_sum + 1e-20f) : weight) * args.scale;
-    for (int shared = lane; shared < args.num_shared; shared += WARP) {
-        ids[args.top_k + shared] = num_experts + shared;
-        weights[args.top_k + shared] = 1.0f;
-    }
 }
 EXPORT(route)
 
-constexpr int SORT_THREADS = 256;
+constexpr int SORT_THREADS = 1024;
 
 struct SortArgs {
     const uint32_t* ids; // (rows, slots)

@@ -1,7 +1,7 @@
 // What is done row by row: embedding, residual sums and norms, rotation and the writing of the latent cache.
-#include "device.cuh"
+#include "fp8.cuh"
 
-constexpr int ROW_THREADS = 256;
+constexpr int ROW_THREADS = 1024; // at most: the host chooses by the width of a row, and sums depend on nothing else
 
 // Sum over the block, in an order that depends on the block's size alone. Every thread gets it.
 DEVICE float block_sum(float value, float* scratch) {
@@ -17,7 +17,7 @@ DEVICE float block_sum(float value, float* scratch) {
 // out (rows, width) = table[ids].
 KERNEL(embed, ROW_THREADS)(const bf16* table, const uint32_t* ids, float* out, int width) {
     const bf16* row = table + int64_t(ids[blockIdx.x]) * width;
-    for (int i = threadIdx.x; i < width; i += ROW_THREADS) out[int64_t(blockIdx.x) * width + i] = widen(row[i]);
+    for (int i = threadIdx.x; i < width; i += blockDim.x) out[int64_t(blockIdx.x) * width + i] = widen(row[i]);
 }
 EXPORT(embed)
 
@@ -39,7 +39,7 @@ KERNEL(add_rms_norm, ROW_THREADS)(AddNormArgs args) {
     const int64_t row = args.row_ids ? args.row_ids[blockIdx.x] : blockIdx.x;
     const int width = args.width;
     float squares = 0.0f;
-    for (int i = threadIdx.x; i < width; i += ROW_THREADS) {
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
         float value = args.x[row * width + i];
         if (args.delta) {
             const float* parts = args.delta + row * args.num_parts * width + i;
@@ -53,7 +53,7 @@ KERNEL(add_rms_norm, ROW_THREADS)(AddNormArgs args) {
     }
     const float mean = block_sum(squares, values + width) / width;
     const float scale = 1.0f / sqrtf(mean + args.eps);
-    for (int i = threadIdx.x; i < width; i += ROW_THREADS) {
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
         const float scaled = widen(round_bf16(values[i] * scale));
         args.out[int64_t(blockIdx.x) * width + i] = round_bf16(scaled * widen(args.weight[i]));
     }
@@ -65,9 +65,9 @@ KERNEL(rms_norm, ROW_THREADS)(const bf16* x, const bf16* weight, bf16* out, int 
     float* const scratch = reinterpret_cast<float*>(shared_memory());
     const bf16* row = x + int64_t(blockIdx.x) * width;
     float squares = 0.0f;
-    for (int i = threadIdx.x; i < width; i += ROW_THREADS) squares += widen(row[i]) * widen(row[i]);
+    for (int i = threadIdx.x; i < width; i += blockDim.x) squares += widen(row[i]) * widen(row[i]);
     const float scale = 1.0f / sqrtf(block_sum(squares, scratch) / width + eps);
-    for (int i = threadIdx.x; i < width; i += ROW_THREADS) {
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
         const float scaled = widen(round_bf16(widen(row[i]) * scale));
         out[int64_t(blockIdx.x) * width + i] = round_bf16(scaled * widen(weight[i]));
     }
@@ -83,13 +83,15 @@ struct RotateArgs {
     const float* sin;
     const uint32_t* positions; // (rows)
     const uint32_t* slots;     // (rows)
-    bf16* cache;               // (slots, latent + rope)
+    void* cache;               // (slots, latent + rope), bf16, or entries in 8 bits
     int32_t num_heads;
     int32_t nope;
     int32_t rope;
     int32_t latent;
     float eps;
     int32_t interleaved;
+    int32_t is_fp8;
+    int32_t unused;
 };
 
 // Rotates pair `pair` of the `rope` values at `from`; both results.
@@ -111,7 +113,7 @@ KERNEL(mla_rotate, ROW_THREADS)(RotateArgs args) {
     const int half = args.rope / 2, width = args.latent + args.rope, q_width = args.nope + args.rope;
     int at[2];
     bf16 out[2];
-    for (int i = threadIdx.x; i < args.num_heads * half; i += ROW_THREADS) {
+    for (int i = threadIdx.x; i < args.num_heads * half; i += blockDim.x) {
         const int64_t head = row * args.num_heads + i / half;
         bf16* const q = args.q + head * q_width + args.nope;
         rotate_pair(args, q, i % half, position, at, out);
@@ -119,26 +121,49 @@ KERNEL(mla_rotate, ROW_THREADS)(RotateArgs args) {
         for (int j = 0; j < 2; j++) q[at[j]] = behind[at[j]] = out[j];
     }
     const bf16* const from = args.latent_and_key + row * width;
-    bf16* const entry = args.cache + int64_t(args.slots[row]) * width;
-    for (int i = threadIdx.x; i < half; i += ROW_THREADS) {
+    const Fp8Entry entry{args.latent, args.rope};
+    char* const cached = static_cast<char*>(args.cache) + int64_t(args.slots[row]) * (args.is_fp8 ? entry.num_bytes() : width * 2);
+    bf16* const cached_key = reinterpret_cast<bf16*>(cached + (args.is_fp8 ? entry.rope_at() : args.latent * 2));
+    for (int i = threadIdx.x; i < half; i += blockDim.x) {
         rotate_pair(args, from + args.latent, i, position, at, out);
-        for (int j = 0; j < 2; j++) entry[args.latent + at[j]] = out[j];
+        for (int j = 0; j < 2; j++) cached_key[at[j]] = out[j];
     }
     float squares = 0.0f;
-    for (int i = threadIdx.x; i < args.latent; i += ROW_THREADS) squares += widen(from[i]) * widen(from[i]);
+    for (int i = threadIdx.x; i < args.latent; i += blockDim.x) squares += widen(from[i]) * widen(from[i]);
     const float scale = 1.0f / sqrtf(block_sum(squares, scratch) / args.latent + args.eps);
-    for (int i = threadIdx.x; i < args.latent; i += ROW_THREADS) {
-        const float scaled = widen(round_bf16(widen(from[i]) * scale));
-        entry[i] = round_bf16(scaled * widen(args.norm_weight[i]));
+    auto normed = [&](int i) { return round_bf16(widen(round_bf16(widen(from[i]) * scale)) * widen(args.norm_weight[i])); };
+    if (!args.is_fp8) {
+        for (int i = threadIdx.x; i < args.latent; i += blockDim.x) reinterpret_cast<bf16*>(cached)[i] = normed(i);
+        return;
+    }
+    // A warp per group.
+    const int lane = threadIdx.x % WARP;
+    for (int group = threadIdx.x / WARP; group < entry.num_groups(); group += blockDim.x / WARP) {
+        const int end = min((group + 1) * SCALE_GROUP, args.latent);
+        float largest = 0.0f;
+        for (int i = group * SCALE_GROUP + lane; i < end; i += WARP) largest = fmaxf(largest, fabsf(widen(normed(i))));
+        largest = warp_max(largest);
+        const float group_scale = largest > 0.0f ? largest / FP8_MAX : 1.0f;
+        if (lane == 0) reinterpret_cast<float*>(cached + entry.scales_at())[group] = group_scale;
+        for (int i = group * SCALE_GROUP + lane; i < end; i += WARP) {
+            cached[i] = char(float_to_e4m3(widen(normed(i)) / group_scale));
+        }
     }
 }
 EXPORT(mla_rotate)
 
-// latents (rows, latent) and keys (rows, rope) = parts of the cache rows at `slots`.
+// latents (rows, latent) and keys (rows, rope) = parts of the cache entries at `slots`.
 KERNEL(gather_cache, ROW_THREADS)
-(const bf16* cache, const uint32_t* slots, bf16* latents, bf16* keys, int latent, int rope) {
-    const bf16* from = cache + int64_t(slots[blockIdx.x]) * (latent + rope);
-    for (int i = threadIdx.x; i < latent; i += ROW_THREADS) latents[int64_t(blockIdx.x) * latent + i] = from[i];
-    for (int i = threadIdx.x; i < rope; i += ROW_THREADS) keys[int64_t(blockIdx.x) * rope + i] = from[latent + i];
+(const void* cache, const uint32_t* slots, bf16* latents, bf16* keys, int latent, int rope, int is_fp8) {
+    const Fp8Entry entry{latent, rope};
+    const int64_t slot = slots[blockIdx.x], row = blockIdx.x;
+    const char* const from = static_cast<const char*>(cache) + slot * (is_fp8 ? entry.num_bytes() : (latent + rope) * 2);
+    const bf16* const key = reinterpret_cast<const bf16*>(from + (is_fp8 ? entry.rope_at() : latent * 2));
+    const float* const scales = reinterpret_cast<const float*>(from + entry.scales_at());
+    for (int i = threadIdx.x; i < latent; i += blockDim.x) {
+        latents[row * latent + i] = is_fp8 ? round_bf16(e4m3_to_float(uint8_t(from[i])) * scales[i / SCALE_GROUP])
+                                           : reinterpret_cast<const bf16*>(from)[i];
+    }
+    for (int i = threadIdx.x; i < rope; i += blockDim.x) keys[row * rope + i] = key[i];
 }
 EXPORT(gather_cache)

@@ -56,20 +56,15 @@ struct SampleArgs {
 };
 
 struct SampleShared {
-    uint64_t histogram[256];
+    unsigned long long histogram[256];
     uint64_t words[SAMPLE_WARPS];
     double doubles[SAMPLE_WARPS];
-    uint64_t result;
-    uint64_t above; // weight of all digits above the chosen one
+    uint64_t digit; // the chosen one
+    uint64_t above; // weight of all digits above it
 };
 
-DEVICE uint32_t logit_key(float value) {
-    const uint32_t bits = float_to_bits(value);
-    return bits & 0x80000000 ? ~bits : bits | 0x80000000;
-}
-
 // Larger is better: the higher logit, then the lower id.
-DEVICE uint64_t rank_of(float logit, uint32_t id) { return uint64_t(logit_key(logit)) << 32 | uint32_t(~id); }
+DEVICE uint64_t rank_of(float logit, uint32_t id) { return uint64_t(order_key(logit)) << 32 | uint32_t(~id); }
 DEVICE uint32_t id_of(uint64_t rank) { return ~uint32_t(rank); }
 
 DEVICE uint64_t block_max(uint64_t value, SampleShared& shared) {
@@ -120,6 +115,40 @@ struct Candidates {
 // Probability relative to the best, in units of 2^-40.
 DEVICE uint64_t mass_of(float scaled) { return uint64_t(double(expf(scaled)) * 1099511627776.0); }
 
+// Adds each lane's weight to its digit. Lanes of one digit, of which there are often many, add theirs up first.
+DEVICE void count_digits(SampleShared& shared, uint32_t digit, unsigned long long weight) {
+    for (int round = 0; round < 2; round++) {
+        const uint32_t waiting = __ballot_sync(0xffffffffu, weight > 0);
+        if (waiting == 0) return;
+        const int leader = __ffs(waiting) - 1;
+        const bool follows = weight > 0 && digit == shuffle(digit, leader);
+        unsigned long long sum = follows ? weight : 0;
+        for (int mask = WARP / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+        if (int(threadIdx.x) % WARP == leader) atomicAdd(&shared.histogram[digit], sum);
+        if (follows) weight = 0;
+    }
+    if (weight > 0) atomicAdd(&shared.histogram[digit], weight);
+}
+
+// The digit with which the weights of it and all above it first reach `wanted` together with `above` (0, if they never
+// do). The first warp; a lane takes eight digits, from the highest on.
+DEVICE void find_digit(SampleShared& shared, uint64_t above, uint64_t wanted) {
+    constexpr int RUN = 256 / WARP;
+    const int lane = threadIdx.x, highest = 255 - lane * RUN;
+    uint64_t own = 0, before = above;
+    for (int i = 0; i < RUN; i++) own += shared.histogram[highest - i];
+    for (int other = 0; other < WARP; other++) {
+        const uint64_t others = shuffle(own, other);
+        if (other < lane) before += others;
+    }
+    const bool is_last = lane == WARP - 1;
+    if (before >= wanted || (before + own < wanted && !is_last)) return;
+    int digit = highest;
+    while (digit > highest - RUN + 1 && before + shared.histogram[digit] < wanted) before += shared.histogram[digit--];
+    shared.above = before;
+    shared.digit = digit;
+}
+
 // The least rank of the fewest best candidates whose weights together reach `wanted` (all, if they never do).
 template <bool BY_MASS> DEVICE uint64_t cut(const Candidates& candidates, uint64_t wanted, SampleShared& shared) {
     uint64_t prefix = 0, above = 0;
@@ -131,28 +160,26 @@ template <bool BY_MASS> DEVICE uint64_t cut(const Candidates& candidates, uint64
         }
         for (int i = threadIdx.x; i < 256; i += SAMPLE_THREADS) shared.histogram[i] = 0;
         __syncthreads();
-        for (int id = threadIdx.x; id < candidates.vocab; id += SAMPLE_THREADS) {
-            const float scaled = candidates.scaled(id);
-            if (!candidates.has(id, scaled)) continue;
-            const uint64_t rank = rank_of(scaled, id);
-            if (shift < 56 && rank >> (shift + 8) != prefix) continue;
-            const unsigned long long weight = BY_MASS ? mass_of(scaled) : 1;
-            atomicAdd(reinterpret_cast<unsigned long long*>(&shared.histogram[rank >> shift & 0xff]), weight);
+        // Whole warps, since their lanes add up together.
+        for (int first = 0; first < candidates.vocab; first += SAMPLE_THREADS) {
+            const int id = first + threadIdx.x;
+            unsigned long long weight = 0;
+            uint32_t digit = 0;
+            if (id < candidates.vocab) {
+                const float scaled = candidates.scaled(id);
+                const uint64_t rank = rank_of(scaled, id);
+                const bool counts = candidates.has(id, scaled) && (shift == 56 || rank >> (shift + 8) == prefix);
+                if (counts) weight = BY_MASS ? mass_of(scaled) : 1;
+                digit = rank >> shift & 0xff;
+            }
+            count_digits(shared, digit, weight);
         }
         __syncthreads();
-        if (threadIdx.x == 0) {
-            uint64_t sum = above;
-            int digit = 255;
-            for (; digit > 0; digit--) {
-                if (sum + shared.histogram[digit] >= wanted) break;
-                sum += shared.histogram[digit];
-            }
-            shared.above = sum;
-            shared.result = digit;
-        }
+        if (threadIdx.x < WARP) find_digit(shared, above, wanted);
         __syncthreads();
         above = shared.above;
-        prefix = prefix << 8 | shared.result;
+        prefix = prefix << 8 | shared.digit;
+        __syncthreads(); // both were read
     }
     return prefix;
 }
@@ -175,17 +202,6 @@ DEVICE double gumbel(uint64_t bits) {
 // Not less than the variate, without logarithms (see random.rs).
 DEVICE double gumbel_bound(uint64_t bits) { return double(__clzll((long long)~bits) + 1) * 0.693148; }
 
-// Doubles in the order of their bits.
-DEVICE uint64_t score_key(double score) {
-    uint64_t bits;
-#ifdef __CUDACC__
-    bits = __double_as_longlong(score);
-#else
-    __builtin_memcpy(&bits, &score, 8);
-#endif
-    return bits >> 63 ? ~bits : bits | 0x8000000000000000u;
-}
-
 DEVICE uint32_t draw(const Candidates& candidates, uint64_t key, uint32_t first, SampleShared& shared) {
     double best = gumbel(gumbel_bits(key, first)); // its logit is 0
     uint32_t best_id = first;
@@ -200,8 +216,8 @@ DEVICE uint32_t draw(const Candidates& candidates, uint64_t key, uint32_t first,
             best_id = id;
         }
     }
-    const uint64_t highest = block_max(score_key(best), shared);
-    const uint64_t lowest = block_max(score_key(best) == highest ? uint64_t(uint32_t(~best_id)) : 0, shared);
+    const uint64_t highest = block_max(order_key(best), shared);
+    const uint64_t lowest = block_max(order_key(best) == highest ? uint64_t(uint32_t(~best_id)) : 0, shared);
     return ~uint32_t(lowest);
 }
 
@@ -235,7 +251,7 @@ DEVICE uint64_t best_of(const float* logits, int vocab, bool& is_finite, SampleS
         best = rank > best ? rank : best;
     }
     best = block_max(best, shared);
-    is_finite = uint32_t(best >> 32) < logit_key(-NEG_INF);
+    is_finite = uint32_t(best >> 32) < order_key(-NEG_INF);
     return best;
 }
 
@@ -296,7 +312,11 @@ KERNEL(sample, SAMPLE_THREADS)(SampleArgs args) {
     const float* const logits = args.logits + int64_t(blockIdx.x) * args.vocab;
     SampleResult& result = args.results[blockIdx.x];
     uint32_t id = row.given < uint32_t(args.vocab) ? row.given : 0, status = SAMPLED;
-    if (row.given == NO_TOKEN) {
+    if (row.given != NO_TOKEN) {
+        bool is_finite = true;
+        if (row.num_top >= 0) best_of(logits, args.vocab, is_finite, shared);
+        if (!is_finite) status = NOT_FINITE;
+    } else {
         status = choose(args, row, logits, args.scratch + int64_t(blockIdx.x) * args.vocab, id, shared);
     }
     if (threadIdx.x == 0) {

@@ -19,7 +19,7 @@ mod timer;
 
 pub(crate) use attention::{AbsorbedForm, attend};
 pub use gemm::DeviceMatrix;
-pub(crate) use gemm::{Batched, batched, linear};
+pub(crate) use gemm::{absorb, batched_linear, linear};
 pub use gpu::{Gpu, GpuInfo};
 pub use graph::Graph;
 pub(crate) use moe::{experts, gate_logits, gated, route};

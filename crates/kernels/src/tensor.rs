@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Result, bail};
+use half::{bf16, slice::HalfFloatSliceExt as _};
 
 use crate::cuda::{DeviceTensor, Gpu};
 
@@ -159,9 +160,9 @@ impl From<DeviceTensor> for Tensor {
 fn bytes_of(tensor: &candle_core::Tensor) -> Result<Vec<u8>> {
     let flat = tensor.flatten_all()?;
     Ok(match tensor.dtype() {
-        DType::F32 => flat.to_vec1::<f32>()?.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        DType::U32 => flat.to_vec1::<u32>()?.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        DType::BF16 => flat.to_vec1::<half::bf16>()?.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        DType::F32 => bytemuck::cast_slice(&flat.to_vec1::<f32>()?).to_vec(),
+        DType::U32 => bytemuck::cast_slice(&flat.to_vec1::<u32>()?).to_vec(),
+        DType::BF16 => bytemuck::cast_slice(flat.to_vec1::<bf16>()?.reinterpret_cast()).to_vec(),
         DType::U8 => flat.to_vec1::<u8>()?,
         other => bail!("GPU: {other:?} is not kept"),
     })

@@ -31,13 +31,6 @@ pub struct AttentionMetadata {
     pub row_sequences: Tensor,
 }
 
-impl AttentionMetadata {
-    /// Rows in naive form.
-    pub fn num_naive_rows(&self) -> usize {
-        self.naive.iter().map(|sequence| sequence.num_rows).sum()
-    }
-}
-
 /// One sequence in naive form.
 #[derive(Debug)]
 pub struct NaiveSequence {

@@ -20,14 +20,23 @@ pub struct KvCacheGroup {
     pub num_layers: usize,
     /// Values per token and layer.
     pub width: usize,
+    /// Bytes of an entry in 8 bits, where the model has that form.
+    pub fp8_bytes: Option<usize>,
     /// Positions after which an entry is never read again, if any.
     pub window: Option<usize>,
 }
 
+impl KvCacheGroup {
+    /// Elements of a row.
+    fn row(&self, dtype: DType) -> usize {
+        if dtype == DType::U8 { self.fp8_bytes.unwrap_or(self.width) } else { self.width }
+    }
+}
+
 impl KvCacheSpec {
-    /// Bytes that one token takes over all layers.
+    /// Bytes that one token takes over all layers, in values of a type, or, for u8, in 8-bit entries.
     pub fn bytes_per_token(&self, dtype: DType) -> usize {
-        self.groups.iter().map(|group| group.num_layers * group.width).sum::<usize>() * dtype.size_in_bytes()
+        self.groups.iter().map(|group| group.num_layers * group.row(dtype) * dtype.size_in_bytes()).sum()
     }
 }
 
@@ -50,10 +59,16 @@ impl KvCache {
         dtype: DType,
         device: &Device,
     ) -> Result<Self, ModelError> {
+        let has_fp8 = spec.groups.iter().all(|group| group.fp8_bytes.is_some());
+        if dtype == DType::U8 && !(has_fp8 && device.gpu().is_some()) {
+            return Err(ModelError::Unsupported(
+                "a cache in FP8 needs a GPU and a model with latent attention".to_owned(),
+            ));
+        }
         let mut layers = Vec::new();
         for group in &spec.groups {
             for _ in 0..group.num_layers {
-                let shape = (num_blocks * block_size, group.width);
+                let shape = (num_blocks * block_size, group.row(dtype));
                 layers.push(match device {
                     Device::Cpu => host::lazy_zeros(shape, dtype, &candle_core::Device::Cpu)?.into(),
                     Device::Gpu(gpu) => DeviceTensor::zeros(gpu, &[shape.0, shape.1], dtype)?.into(),

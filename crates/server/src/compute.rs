@@ -10,7 +10,7 @@ use moesaic_model::{Architecture, CausalLm, Checkpoint, Device, LoadOptions, Pro
 use moesaic_worker::{GpuConfig, GpuWorker, ModelRunner, Numerics, RunnerConfig, Worker, WorkerConfig, open_gpu};
 use serde_json::Value;
 
-use crate::config::{Config, DeviceKind, Dtype, NumericsMode};
+use crate::config::{Config, DeviceKind, Dtype, KvCacheDtype, NumericsMode};
 use crate::memory;
 
 /// KV memory of the embedded model: it runs beside whatever else a first-time user has open.
@@ -19,6 +19,11 @@ const EMBEDDED_KV_BYTES: usize = 64 << 20;
 const AUTO_KV_SHARE: f64 = 0.5;
 /// KV memory where the system does not say what is free.
 const FALLBACK_KV_BYTES: usize = 4 << 30;
+
+/// What a GPU's driver rounds sizes up to.
+const DRIVER_PIECE: usize = 2 << 20;
+/// Left for recorded decode steps.
+const RECORDS_BYTES: usize = 64 << 20;
 
 /// How much KV memory there is and how long sequences may be with it.
 #[derive(Debug, Clone, Copy)]
@@ -86,12 +91,16 @@ impl<'a> Loading<'a> {
         }
     }
 
-    /// The type of the weights, for people and for all that depends on it.
-    pub fn weights_name(&self) -> String {
-        match self.config.quantization.into() {
-            Quantization::None => self.dtype.as_str().to_owned(),
-            Quantization::Int8 => "int8".to_owned(),
-            Quantization::Int4 => "int4".to_owned(),
+    /// The type of weights and cache, for people and for all that depends on it.
+    pub fn types_name(&self) -> String {
+        let weights = match self.config.quantization.into() {
+            Quantization::None => self.dtype.as_str(),
+            Quantization::Int8 => "int8",
+            Quantization::Int4 => "int4",
+        };
+        match self.config.kv_cache_dtype {
+            KvCacheDtype::Auto => weights.to_owned(),
+            KvCacheDtype::Fp8 => format!("{weights}, KV fp8"),
         }
     }
 
@@ -130,7 +139,11 @@ impl<'a> Loading<'a> {
         };
         let mut worker = GpuWorker::new(runner, worker).context("the GPU does not hold the model and its workspace")?;
         let kept_free = (gpu.info().memory_bytes as f64 * (1.0 - config.gpu_memory_utilization)) as usize;
-        let free = gpu.free_bytes()?.saturating_sub(kept_free);
+        // The driver gives memory in large pieces, each layer has its own, and recorded steps take some too.
+        let spec = self.architecture.kv_cache_spec();
+        let num_layers: usize = spec.groups.iter().map(|group| group.num_layers).sum();
+        let rounding = num_layers * DRIVER_PIECE + spec.bytes_per_token(self.cache_dtype()) * config.block_size;
+        let free = gpu.free_bytes()?.saturating_sub(kept_free).saturating_sub(rounding + RECORDS_BYTES);
         let kv = self.plan_kv(config.kv_cache_bytes.unwrap_or(free))?;
         worker.resize_cache(kv.num_blocks, kv.max_model_len)?;
         tracing::info!("computing on {}, {:.1} GB of its memory left", gpu.info().name, gpu.free_bytes()? as f64 / 1e9);
@@ -142,7 +155,7 @@ impl<'a> Loading<'a> {
             device: device.clone(),
             num_blocks: kv.num_blocks,
             block_size: self.config.block_size,
-            cache_dtype: self.dtype,
+            cache_dtype: self.cache_dtype(),
             numerics: self.numerics(),
             max_model_len: kv.max_model_len,
             vocab_size: self.architecture.vocab_size(),
@@ -187,9 +200,16 @@ impl<'a> Loading<'a> {
         })
     }
 
+    fn cache_dtype(&self) -> DType {
+        match self.config.kv_cache_dtype {
+            KvCacheDtype::Auto => self.dtype,
+            KvCacheDtype::Fp8 => DType::U8,
+        }
+    }
+
     fn plan_kv(&self, budget: usize) -> Result<KvPlan> {
         let Self { config, wanted_len, .. } = *self;
-        let bytes_per_block = self.architecture.kv_cache_spec().bytes_per_token(self.dtype) * config.block_size;
+        let bytes_per_block = self.architecture.kv_cache_spec().bytes_per_token(self.cache_dtype()) * config.block_size;
         // More than all sequences can use would only be address space.
         let useful_blocks = config.limits.max_num_seqs * wanted_len.div_ceil(config.block_size);
         // Slots are numbered in 32 bits.

@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 mod kinds;
 
-pub use kinds::{DeviceKind, Dtype, LogFormat, NumericsMode, QuantizationKind, SchedulingPolicy};
+pub use kinds::{DeviceKind, Dtype, KvCacheDtype, LogFormat, NumericsMode, QuantizationKind, SchedulingPolicy};
 
 /// A configuration that cannot be used: shown to the person who starts the server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +134,9 @@ raw_config! {
     /// Share of a GPU's memory that may be used [default: 0.9]
     #[arg(long, env = "MOESAIC_GPU_MEMORY_UTILIZATION", value_name = "SHARE", help_heading = "Resources")]
     gpu_memory_utilization: f64,
+    /// Type of keys and values in the cache: auto, that of the weights; fp8, about half of it, on a GPU [default: auto]
+    #[arg(long, env = "MOESAIC_KV_CACHE_DTYPE", value_enum, help_heading = "Resources")]
+    kv_cache_dtype: KvCacheDtype,
     /// Tokens per KV block [default: 16]
     #[arg(long, env = "MOESAIC_BLOCK_SIZE", value_name = "N", help_heading = "Resources")]
     block_size: usize,
@@ -188,6 +191,8 @@ pub struct Config {
     pub threads: usize,
     /// Bytes for the KV cache; `None` to choose by free memory.
     pub kv_cache_bytes: Option<usize>,
+    /// Type of keys and values.
+    pub kv_cache_dtype: KvCacheDtype,
     /// Tokens per block.
     pub block_size: usize,
     /// Prefix cache on.
@@ -290,6 +295,14 @@ impl RawConfig {
             kv_cache_bytes: match self.kv_cache_memory.as_deref() {
                 None | Some("auto") => None,
                 Some(size) => Some(parse_size("kv_cache_memory", size)?),
+            },
+            kv_cache_dtype: match self.kv_cache_dtype.unwrap_or(KvCacheDtype::Auto) {
+                KvCacheDtype::Fp8 if device == DeviceKind::Cpu => {
+                    return Err(ConfigError(
+                        "kv_cache_dtype fp8 is computed with on a GPU only: see device".to_owned(),
+                    ));
+                }
+                dtype => dtype,
             },
             block_size: match self.block_size.unwrap_or(16) {
                 size @ 1..=1024 => size,
@@ -466,6 +479,7 @@ mod tests {
         check("api_key_file = \"/nowhere\"", "/nowhere");
         check("device = \"gpu\"", "expected cpu, cuda or cuda:N");
         check("device = \"cuda:x\"", "expected cpu, cuda or cuda:N");
+        check("kv_cache_dtype = \"fp8\"", "on a GPU only");
         check("gpu_memory_utilization = 1.5", "gpu_memory_utilization is 1.5");
         check("log_level = \"a=b=c\"", "log_level");
         check("cors_allow_origin = [\"example.com\"]", "cors_allow_origin");

@@ -67,7 +67,7 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
     let dialect = config.dialect.or(renderer.as_ref().map(PromptRenderer::dialect)).unwrap_or(Dialect::Plain);
     let markers = tokenizer.as_deref().map(|tokenizer| Markers::new(dialect, tokenizer)).unwrap_or_default();
     let numerics_name = format!("{:?}", loading.numerics());
-    let weights = loading.weights_name();
+    let weights = loading.types_name();
     let device_class = match config.device {
         DeviceKind::Cpu => "cpu",
         DeviceKind::Cuda(_) => "cuda",

@@ -18,7 +18,7 @@ use crate::{InputBatch, ModelRunner};
 pub struct DecodeGraphs {
     gpu: Arc<Gpu>,
     staging: Staging,
-    graphs: HashMap<(usize, usize), Recorded>,
+    graphs: HashMap<(usize, usize), Option<Recorded>>,
     max_rows: usize,
 }
 
@@ -52,11 +52,10 @@ impl DecodeGraphs {
 
     /// How many steps were recorded.
     pub fn len(&self) -> usize {
-        self.graphs.len()
+        self.graphs.values().flatten().count()
     }
 
-    /// Computes a decode step; gives the logits of its rows, which stay until the next step. `None`: not a step of this
-    /// kind.
+    /// Computes a decode step; gives the logits of its rows, which stay until the next step.
     ///
     /// # Errors
     /// When the GPU fails.
@@ -65,12 +64,14 @@ impl DecodeGraphs {
         let key = (rows_bucket(num_rows), batch.max_blocks().next_power_of_two());
         // The block behind those of the scheduler.
         batch.pad(key.0, key.1, runner.config().num_blocks as u32);
-        if !self.graphs.contains_key(&key) {
-            let recorded = self.record(runner, &batch)?;
-            self.graphs.insert(key, recorded);
-        }
-        let recorded = self.graphs.get_mut(&key).expect("it was just recorded");
-        batch.on_device(&self.staging, &recorded.input)?;
+        let Self { gpu, staging, graphs, .. } = self;
+        // Without memory for a recording, steps of this size are computed as others are.
+        let recorded = graphs.entry(key).or_insert_with(|| record(gpu, staging, runner, &batch).ok());
+        let Some(recorded) = recorded else {
+            let logits = runner.logits(&runner.forward_batch(&batch)?)?;
+            return Ok(logits.device()?.rows(0, num_rows)?);
+        };
+        batch.on_device(staging, &recorded.input)?;
         recorded.graph.launch()?;
         Ok(recorded.logits.rows(0, num_rows)?)
     }
@@ -79,20 +80,25 @@ impl DecodeGraphs {
     pub fn takes(&self, batch: &InputBatch) -> bool {
         batch.is_decode() && batch.num_rows() <= self.max_rows
     }
+}
 
-    fn record(&self, runner: &ModelRunner, batch: &InputBatch) -> Result<Recorded, ModelError> {
-        let buffer = DeviceTensor::persistent(&self.gpu, &[batch.num_bytes()], DType::U8)?;
-        let input = batch.on_device(&self.staging, &buffer)?;
-        let compute = || -> candle_core::Result<Tensor> {
-            let hidden = runner.forward_input(&input).map_err(Error::wrap)?;
-            runner.logits(&hidden).map_err(Error::wrap)
-        };
-        // Once without recording: the driver loads kernels when they are first used.
-        drop(compute()?);
-        assert!(self.gpu.is_workspace_empty(), "recorded steps rely on the same places each time");
-        let (graph, logits) = Graph::record(&self.gpu, || Ok(compute()?.device()?.borrowed()))?;
-        Ok(Recorded { graph, input: buffer, logits })
+fn record(gpu: &Arc<Gpu>, staging: &Staging, runner: &ModelRunner, batch: &InputBatch) -> Result<Recorded, ModelError> {
+    let buffer = DeviceTensor::persistent(gpu, &[batch.num_bytes()], DType::U8)?;
+    let input = batch.on_device(staging, &buffer)?;
+    let compute = || -> candle_core::Result<Tensor> {
+        let hidden = runner.forward_input(&input).map_err(Error::wrap)?;
+        runner.logits(&hidden).map_err(Error::wrap)
+    };
+    // Once without recording: the driver loads kernels when they are first used.
+    let overflows = gpu.num_overflows();
+    drop(compute()?);
+    if gpu.num_overflows() > overflows {
+        // Memory from the driver cannot be had while recording.
+        return Err(ModelError::Unsupported("the step does not fit into the workspace".to_owned()));
     }
+    assert!(gpu.is_workspace_empty(), "recorded steps rely on the same places each time");
+    let (graph, logits) = Graph::record(gpu, || Ok(compute()?.device()?.borrowed()))?;
+    Ok(Recorded { graph, input: buffer, logits })
 }
 
 #[cfg(test)]

@@ -75,7 +75,10 @@ impl GpuSampler {
         let results = self.run(logits, &batch)?;
         let result = |(wanted, result): (&Wanted, &SampleResult)| match wanted {
             Wanted::Nothing => RowResult::Nothing,
-            Wanted::PromptLogprobs(..) => RowResult::PromptLogprobs(logprobs(result)),
+            Wanted::PromptLogprobs(..) => match chosen(result) {
+                Ok(_) => RowResult::PromptLogprobs(logprobs(result)),
+                Err(error) => RowResult::Failed(error.to_string()),
+            },
             Wanted::Sample(row) => match chosen(result) {
                 Ok(id) => {
                     RowResult::Sampled(SampledToken { id, logprobs: row.sampling.logprobs.map(|_| logprobs(result)) })
@@ -115,7 +118,7 @@ impl Batch {
     fn push_sampled(&mut self, row: &SamplingRow) {
         let sampling = row.sampling;
         let first_adjustment = self.adjustments.len() as i32;
-        self.adjustments.extend(adjustments(row).into_values());
+        self.adjustments.extend(adjustments(row));
         let mask_row = row.mask.map_or(-1, |mask| self.push_mask(mask));
         self.rows.push(SampleRow {
             key: PositionRandom::new(sampling.seed, sampling.choice, row.position).key(),
@@ -141,35 +144,35 @@ impl Batch {
     }
 }
 
-/// What biases, penalties and minimum length do to single tokens, by id.
-fn adjustments(row: &SamplingRow) -> BTreeMap<u32, Adjustment> {
+/// What biases, penalties and minimum length do to single tokens, one entry each.
+fn adjustments(row: &SamplingRow) -> Vec<Adjustment> {
     let sampling = row.sampling;
-    let mut changes = BTreeMap::new();
-    let mut of = |id: u32, change: &dyn Fn(&mut Adjustment)| {
-        let nothing = Adjustment { id, bias: 0.0, repetition: 1.0, penalty: 0.0, banned: 0, unused: 0 };
-        change(changes.entry(id).or_insert(nothing));
-    };
+    let nothing = |id: u32| Adjustment { id, bias: 0.0, repetition: 1.0, penalty: 0.0, banned: 0, unused: 0 };
+    let mut few: BTreeMap<u32, Adjustment> = BTreeMap::new();
     for &(id, bias) in &sampling.logit_bias {
-        of(id, &|change| change.bias += bias);
-    }
-    if Penalties::are_on(sampling) {
-        for (&id, &(in_prompt, times)) in &row.counts.occurrences {
-            of(id, &|change| {
-                if in_prompt || times > 0 {
-                    change.repetition = sampling.repetition_penalty;
-                }
-                if times > 0 {
-                    change.penalty = sampling.presence_penalty + sampling.frequency_penalty * times as f32;
-                }
-            });
-        }
+        few.entry(id).or_insert_with(|| nothing(id)).bias += bias;
     }
     if row.num_output_tokens < sampling.min_tokens as usize {
-        for id in row.eos_token_ids.iter().chain(&sampling.stop_token_ids) {
-            of(*id, &|change| change.banned = 1);
+        for &id in row.eos_token_ids.iter().chain(&sampling.stop_token_ids) {
+            few.entry(id).or_insert_with(|| nothing(id)).banned = 1;
         }
     }
-    changes
+    let mut all = Vec::new();
+    if Penalties::are_on(sampling) {
+        all.reserve(row.counts.occurrences.len() + few.len());
+        for (&id, &(in_prompt, times)) in &row.counts.occurrences {
+            let mut change = few.remove(&id).unwrap_or_else(|| nothing(id));
+            if in_prompt || times > 0 {
+                change.repetition = sampling.repetition_penalty;
+            }
+            if times > 0 {
+                change.penalty = sampling.presence_penalty + sampling.frequency_penalty * times as f32;
+            }
+            all.push(change);
+        }
+    }
+    all.extend(few.into_values());
+    all
 }
 
 fn chosen(result: &SampleResult) -> std::result::Result<u32, SampleError> {

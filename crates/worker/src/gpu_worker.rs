@@ -47,6 +47,7 @@ struct Pending {
 /// Runs steps on a GPU.
 pub struct GpuWorker {
     runner: ModelRunner,
+    gpu: Arc<Gpu>,
     config: GpuConfig,
     sampler: GpuSampler,
     graphs: DecodeGraphs,
@@ -61,7 +62,8 @@ impl std::fmt::Debug for GpuWorker {
 }
 
 impl GpuWorker {
-    /// Plans and reserves the workspace; everything that steps need is there afterwards.
+    /// Plans and reserves the workspace. Of what steps need only the records of decode steps and lists of penalties beyond
+    /// the usual come later.
     ///
     /// # Errors
     /// When the runner is not on a GPU, or its memory is too small.
@@ -71,9 +73,8 @@ impl GpuWorker {
         let max_rows = config.max_num_seqs.max(LOGIT_ROWS);
         let sampler = GpuSampler::new(&gpu, max_rows, runner.config().vocab_size)?;
         let graphs = DecodeGraphs::new(&gpu, config.max_num_seqs.min(config.max_num_batched_tokens))?;
-        plan_workspace(&gpu, &runner, &config, max_rows.max(graphs.max_padded_rows()))?;
-        gpu.reserve()?;
-        Ok(Self { runner, config, sampler, graphs, sequences: Sequences::default(), pending: None })
+        reserve_workspace(&gpu, &runner, &config, max_rows.max(graphs.max_padded_rows()))?;
+        Ok(Self { runner, gpu, config, sampler, graphs, sequences: Sequences::default(), pending: None })
     }
 
     /// Makes the cache so large, now that it is known how much memory is left.
@@ -81,12 +82,21 @@ impl GpuWorker {
     /// # Errors
     /// When there is not as much.
     pub fn resize_cache(&mut self, num_blocks: usize, max_model_len: usize) -> Result<(), ModelError> {
+        assert_eq!(self.graphs.len(), 0, "recorded steps read the cache that they were recorded with");
         self.runner.resize_cache(num_blocks, max_model_len)
     }
 
     /// How many different steps were recorded so far.
     pub fn num_recorded(&self) -> usize {
         self.graphs.len()
+    }
+
+    /// A step failed, for want of memory perhaps. When the GPU does not answer any more, nothing will ever succeed again.
+    fn failure(&self, error: &ModelError) -> ExecutorError {
+        if let Err(lost) = self.gpu.synchronize() {
+            panic!("the GPU is lost: {lost}; first: {error}");
+        }
+        ExecutorError(error.to_string())
     }
 
     fn compute(&mut self, plan: &SchedulerOutput) -> Result<(Computed, Vec<usize>), ModelError> {
@@ -129,49 +139,53 @@ impl GpuWorker {
 }
 
 /// Runs the largest steps of each kind without computing them, so that the workspace holds what they need.
-fn plan_workspace(
-    gpu: &Arc<Gpu>,
+fn reserve_workspace(
+    gpu: &Gpu,
     runner: &ModelRunner,
     config: &GpuConfig,
     max_logit_rows: usize,
-) -> Result<(), ModelError> {
+) -> Result<usize, ModelError> {
     let limits = runner.config();
-    let num_tokens = config.max_num_batched_tokens.min(limits.max_model_len);
-    let token_ids = vec![0; num_tokens];
-    let table = vec![0; limits.max_model_len.div_ceil(limits.block_size)];
+    let (max_tokens, max_len) = (config.max_num_batched_tokens, limits.max_model_len);
+    let token_ids = vec![0; max_tokens.min(max_len)];
+    let table = vec![0; max_len.div_ceil(limits.block_size)];
     let chunk = |start: usize, num_tokens: usize, num_logit_rows: usize| BatchSequence {
         token_ids: &token_ids[..num_tokens],
         start,
         block_table: &table,
         num_logit_rows,
     };
-    gpu.plan();
-    let last = limits.max_model_len - num_tokens;
-    let num_decodes = config.max_num_seqs.min(config.max_num_batched_tokens);
-    let decodes = |count: usize| vec![chunk(limits.max_model_len - 1, 1, 1); count];
-    let mut mixed = decodes(num_decodes - 1);
-    mixed.push(chunk(last, num_tokens.min(config.max_num_batched_tokens + 1 - num_decodes), 1));
+    // Prompt chunks that are so many tokens together, each at the end of its context (or at the start).
+    let prompts = |mut num_tokens: usize, at_end: bool| {
+        let mut chunks = Vec::new();
+        while num_tokens > 0 {
+            let count = num_tokens.min(max_len);
+            chunks.push(chunk(if at_end { max_len - count } else { 0 }, count, count));
+            num_tokens -= count;
+        }
+        chunks
+    };
+    let decodes = |count: usize| vec![chunk(max_len - 1, 1, 1); count];
+    let num_decodes = config.max_num_seqs.min(max_tokens);
+    let mixed = [decodes(num_decodes - 1), prompts(max_tokens + 1 - num_decodes, true)].concat();
     // Half naive, half absorbed: both forms' results at once.
-    let mut halves = vec![chunk(last, num_tokens.div_ceil(2), 1)];
-    halves.extend(decodes((num_tokens / 2).min(num_decodes)));
-    for batch in [
-        vec![chunk(0, num_tokens, num_tokens)],
-        vec![chunk(last, num_tokens, num_tokens)],
-        mixed,
-        halves,
-        decodes(max_logit_rows),
-    ] {
-        let hidden = runner.forward(&batch)?.0;
-        let num_rows = hidden.dims2()?.0.min(max_logit_rows);
-        drop(runner.logits(&hidden.rows(0, num_rows)?)?);
-    }
-    Ok(())
+    let halves = [prompts(max_tokens.div_ceil(2), true), decodes((max_tokens / 2).min(num_decodes))].concat();
+    let batches = [prompts(max_tokens, false), prompts(max_tokens, true), mixed, halves, decodes(max_logit_rows)];
+    gpu.reserve_for(|| {
+        for batch in &batches {
+            let hidden = runner.forward(batch)?.0;
+            let num_rows = hidden.dims2()?.0.min(max_logit_rows);
+            drop(runner.logits(&hidden.rows(0, num_rows)?)?);
+        }
+        Ok(())
+    })
 }
 
 impl Executor for GpuWorker {
     fn launch(&mut self, plan: &SchedulerOutput) -> Result<StepHandle, ExecutorError> {
         self.sequences.update(plan);
-        let (computed, first_logit_row) = self.compute(plan).map_err(|error| ExecutorError(error.to_string()))?;
+        let computed = self.compute(plan);
+        let (computed, first_logit_row) = computed.map_err(|error| self.failure(&error))?;
         let step = StepHandle(plan.step);
         self.pending = Some(Pending { step, plan: plan.clone(), computed, first_logit_row });
         Ok(step)
@@ -179,6 +193,6 @@ impl Executor for GpuWorker {
 
     fn collect(&mut self, step: StepHandle, masks: &[SequenceMask]) -> Result<ModelRunnerOutput, ExecutorError> {
         let pending = self.pending.take().filter(|pending| pending.step == step).expect("collect follows its launch");
-        self.evaluate(&pending, masks).map_err(|error| ExecutorError(error.to_string()))
+        self.evaluate(&pending, masks).map_err(|error| self.failure(&error))
     }
 }

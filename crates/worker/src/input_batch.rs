@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Result, bail};
+use candle_core::{DType, Error, Result, bail};
 use moesaic_kernels::Tensor;
 use moesaic_kernels::cuda::{DeviceTensor, Gpu, Staging};
 use moesaic_model::{AttentionMetadata, ModelInput, NaiveSequence};
@@ -228,17 +228,21 @@ impl InputBuffer {
         Ok(Self { staging: Staging::new(gpu, bytes)?, buffer: Mutex::new(buffer) })
     }
 
-    /// Brings a batch to the GPU, where it stays until the next one comes.
+    /// Brings a batch to the GPU for what `work` gives to it. Others wait until then; what they bring follows in the stream.
     ///
     /// # Errors
-    /// When the GPU fails.
-    pub fn upload(&self, batch: &InputBatch) -> Result<ModelInput> {
+    /// Those of `work`, and when the GPU fails.
+    pub fn with<T, E: From<Error>>(
+        &self,
+        batch: &InputBatch,
+        work: impl FnOnce(&ModelInput) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
         let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         let needed = batch.num_bytes();
         if needed > buffer.len() {
             *buffer = DeviceTensor::persistent(self.staging.gpu(), &[needed.next_power_of_two()], DType::U8)?;
         }
-        batch.on_device(&self.staging, &buffer)
+        work(&batch.on_device(&self.staging, &buffer)?)
     }
 
     /// The way to the GPU.

@@ -83,8 +83,9 @@ impl ModelRunner {
     /// When a GPU's memory is too small.
     pub fn resize_cache(&mut self, num_blocks: usize, max_model_len: usize) -> Result<(), ModelError> {
         assert!(max_model_len <= self.config.max_model_len, "the model was loaded for shorter sequences");
-        (self.config.num_blocks, self.config.max_model_len) = (num_blocks, max_model_len);
-        self.cache = cache(self.model.as_ref(), &self.config)?;
+        let config = RunnerConfig { num_blocks, max_model_len, ..self.config.clone() };
+        self.cache = cache(self.model.as_ref(), &config)?;
+        self.config = config;
         Ok(())
     }
 
@@ -131,11 +132,10 @@ impl ModelRunner {
     /// # Errors
     /// When the device fails.
     pub fn forward_batch(&self, batch: &InputBatch) -> Result<Tensor, ModelError> {
-        let input = match &self.inputs {
-            Some(inputs) => inputs.upload(batch)?,
-            None => batch.on_host()?,
-        };
-        self.forward_input(&input)
+        match &self.inputs {
+            Some(inputs) => inputs.with(batch, |input| self.forward_input(input)),
+            None => self.forward_input(&batch.on_host()?),
+        }
     }
 
     /// As [`Self::forward`] of what is on the device already.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Every place starts at a multiple of this, in bytes: what kernels' widest accesses and copies like.
-const ALIGNMENT: usize = 256;
+pub(super) const ALIGNMENT: usize = 256;
 
 /// First fit over a list of gaps.
 #[derive(Debug)]
@@ -29,11 +29,7 @@ impl Arena {
             }
             start = taken_end;
         }
-        // The last place may end in a piece that is no multiple of the alignment.
-        let end = start.checked_add(bytes)?;
-        if end > self.size.checked_next_multiple_of(ALIGNMENT).unwrap_or(self.size) {
-            return None;
-        }
+        let end = start.checked_add(bytes).filter(|end| *end <= self.size)?;
         self.taken.insert(start, end);
         self.peak = self.peak.max(end);
         Some(start)

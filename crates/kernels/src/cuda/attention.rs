@@ -7,18 +7,19 @@ use super::DeviceTensor;
 use super::gpu::Grid;
 
 const THREADS: usize = 256;
-const MAX_SPLITS: usize = 16;
+const MAX_SPLITS: usize = 64;
+const MIN_SPLIT: usize = 256;
 const KEYS: usize = 32;
 const PAD: usize = 8;
 const MAX_LATENT: usize = 512;
-/// Rows of a launch at most: bounds the memory of the parts.
-const MAX_ROWS: usize = 256;
+/// Rows times splits of a launch at most: bounds the memory of the parts.
+const MAX_PARTS: usize = 2048;
 
 /// Rows of queries and what they see.
 pub(crate) struct AbsorbedForm<'a> {
     /// `(rows, heads, latent + rope)`.
     pub q: &'a DeviceTensor,
-    /// `(slots, latent + rope)`.
+    /// `(slots, latent + rope)`, or u8 entries of 8 bits.
     pub cache: &'a DeviceTensor,
     /// `(sequences, max_blocks)`.
     pub tables: &'a DeviceTensor,
@@ -45,6 +46,8 @@ struct AttentionArgs {
     rope: i32,
     max_blocks: i32,
     block_size: i32,
+    num_splits: i32,
+    unused: i32,
     scale: f32,
 }
 
@@ -52,32 +55,51 @@ struct AttentionArgs {
 #[derive(Debug, Clone, Copy)]
 struct Variant {
     kernel: &'static str,
+    fp8_kernel: &'static str,
     heads: usize,
     stages: usize,
 }
 
+/// Sizes of a cached entry.
+#[derive(Debug, Clone, Copy)]
+struct EntrySize {
+    width: usize,
+    /// Of an entry in 8 bits.
+    fp8_bytes: Option<usize>,
+}
+
 /// Those that read the cache least often first.
 const VARIANTS: [Variant; 4] = [
-    Variant { kernel: "mla_attend64_2", heads: 64, stages: 2 },
-    Variant { kernel: "mla_attend32_2", heads: 32, stages: 2 },
-    Variant { kernel: "mla_attend16_3", heads: 16, stages: 3 },
-    Variant { kernel: "mla_attend16_2", heads: 16, stages: 2 },
+    Variant { kernel: "mla_attend64_2", fp8_kernel: "mla_attend64_2_fp8", heads: 64, stages: 2 },
+    Variant { kernel: "mla_attend32_2", fp8_kernel: "mla_attend32_2_fp8", heads: 32, stages: 2 },
+    Variant { kernel: "mla_attend16_3", fp8_kernel: "mla_attend16_3_fp8", heads: 16, stages: 3 },
+    Variant { kernel: "mla_attend16_2", fp8_kernel: "mla_attend16_2_fp8", heads: 16, stages: 2 },
 ];
 
 impl Variant {
     /// The one with fewest idle places among those that the GPU has the shared memory for. All give the same bits.
-    fn choose(num_heads: usize, width: usize, shared_bytes: usize) -> Result<Self> {
-        let fits = |variant: &&Self| variant.shared_bytes(width) <= shared_bytes;
+    fn choose(num_heads: usize, size: EntrySize, shared_bytes: usize) -> Result<Self> {
+        let fits = |variant: &&Self| variant.shared_bytes(size) <= shared_bytes;
         let wanted = |variant: &&Self| variant.heads == 16 || num_heads > variant.heads / 2;
         match VARIANTS.iter().filter(fits).find(wanted) {
             Some(variant) => Ok(*variant),
-            None => bail!("GPU: attention over {width} values needs more shared memory than {shared_bytes} bytes"),
+            None => {
+                bail!("GPU: attention over {} values needs more shared memory than {shared_bytes} bytes", size.width)
+            }
         }
     }
 
-    fn shared_bytes(self, width: usize) -> usize {
+    fn shared_bytes(self, size: EntrySize) -> usize {
         let Self { heads, stages, .. } = self;
-        (heads + stages * KEYS) * (width + PAD) * 2 + 2 * heads * KEYS * 4 + heads * (KEYS + PAD) * 2 + 2 * heads * 4
+        let (tiles, entries) = match size.fp8_bytes {
+            None => (stages, 0),
+            Some(bytes) => (1, stages * KEYS * bytes),
+        };
+        (heads + tiles * KEYS) * (size.width + PAD) * 2
+            + entries
+            + 2 * heads * (KEYS + PAD) * 4
+            + heads * (KEYS + PAD) * 2
+            + 2 * heads * 4
     }
 }
 
@@ -93,16 +115,22 @@ pub(crate) fn attend(form: &AbsorbedForm) -> Result<DeviceTensor> {
     }
     let gpu = form.q.gpu();
     let out = DeviceTensor::temporary(gpu, &[num_rows, num_heads, latent], DType::BF16)?;
-    let part_rows = num_rows.min(MAX_ROWS);
-    let parts = DeviceTensor::temporary(gpu, &[part_rows, MAX_SPLITS, num_heads, latent], DType::F32)?;
-    let log_sum_exps = DeviceTensor::temporary(gpu, &[part_rows, MAX_SPLITS, num_heads], DType::F32)?;
-    let variant = Variant::choose(num_heads, width, gpu.info().shared_bytes_per_block)?;
-    let (kernel, heads, shared_bytes) = (variant.kernel, variant.heads, variant.shared_bytes(width));
-    for first in (0..num_rows).step_by(MAX_ROWS) {
-        let count = MAX_ROWS.min(num_rows - first);
+    // No row has more keys than its table leads to.
+    let max_keys = form.tables.shape()[1] * form.block_size;
+    let num_splits = MAX_SPLITS.min(max_keys.div_ceil(MIN_SPLIT)).max(1);
+    let part_rows = num_rows.min(MAX_PARTS / num_splits);
+    let parts = DeviceTensor::temporary(gpu, &[part_rows, num_splits, num_heads, latent], DType::F32)?;
+    let log_sum_exps = DeviceTensor::temporary(gpu, &[part_rows, num_splits, num_heads], DType::F32)?;
+    let is_fp8 = form.cache.dtype() == DType::U8;
+    let size = EntrySize { width, fp8_bytes: is_fp8.then(|| form.cache.shape()[1]) };
+    let variant = Variant::choose(num_heads, size, gpu.info().shared_bytes_per_block)?;
+    let (heads, shared_bytes) = (variant.heads, variant.shared_bytes(size));
+    let kernel = if is_fp8 { variant.fp8_kernel } else { variant.kernel };
+    for first in (0..num_rows).step_by(part_rows.max(1)) {
+        let count = part_rows.min(num_rows - first);
         let args = AttentionArgs {
             q: form.q.rows(first, count)?.expect(DType::BF16)?,
-            cache: form.cache.expect(DType::BF16)?,
+            cache: form.cache.address(),
             tables: form.tables.expect(DType::U32)?,
             row_sequences: form.row_sequences.rows(first, count)?.expect(DType::U32)?,
             positions: form.positions.rows(first, count)?.expect(DType::U32)?,
@@ -114,10 +142,12 @@ pub(crate) fn attend(form: &AbsorbedForm) -> Result<DeviceTensor> {
             rope: (width - latent) as i32,
             max_blocks: form.tables.shape()[1] as i32,
             block_size: form.block_size as i32,
+            num_splits: num_splits as i32,
+            unused: 0,
             scale: form.scale,
         };
         // Splits that a row does not have end at once.
-        let blocks = (num_heads.div_ceil(heads), MAX_SPLITS, count);
+        let blocks = (num_heads.div_ceil(heads), num_splits, count);
         gpu.launch(kernel, Grid { blocks, threads: THREADS, shared_bytes }, &[&args])?;
         let blocks = (num_heads, count, 1);
         gpu.launch("merge_splits", Grid { blocks, threads: THREADS, shared_bytes: 0 }, &[&args])?;
@@ -132,6 +162,7 @@ mod tests {
     /// DeepSeek's sizes on an H100, an A100 and a card for games.
     #[test]
     fn variants_fit_the_gpu() {
+        let size = EntrySize { width: 576, fp8_bytes: None };
         for (num_heads, shared_kib, kernel) in [
             (16, 227, "mla_attend16_3"),
             (128, 227, "mla_attend64_2"),
@@ -139,9 +170,9 @@ mod tests {
             (24, 163, "mla_attend32_2"),
             (128, 99, "mla_attend16_2"),
         ] {
-            let variant = Variant::choose(num_heads, 576, shared_kib << 10).expect("one fits");
+            let variant = Variant::choose(num_heads, size, shared_kib << 10).expect("one fits");
             assert_eq!(variant.kernel, kernel, "{num_heads} heads, {shared_kib} KiB");
         }
-        assert!(Variant::choose(16, 576, 48 << 10).is_err());
+        assert!(Variant::choose(16, size, 48 << 10).is_err());
     }
 }

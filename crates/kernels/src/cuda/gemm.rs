@@ -266,26 +266,39 @@ pub(super) fn linear_into(
     launch(weights, args, Output::F32, shape, (m.div_ceil(shape.rows()), 1))
 }
 
-/// Rows of each head within tensors that hold more.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Batched {
-    pub num_rows: usize,
-    /// Elements from a row of `x` to the next, and from a head to the next.
-    pub x_strides: (usize, usize),
-    /// The same of `out`.
-    pub out_strides: (usize, usize),
+/// Per-head `x (rows, heads, in) · w (heads, out, in)ᵀ → (rows, heads, out)`, bf16.
+pub(crate) fn batched_linear(x: &DeviceTensor, weights: &DeviceMatrix) -> Result<DeviceTensor> {
+    let (num_heads, num_out, num_in) = weights.dims();
+    let out = DeviceTensor::temporary(x.gpu(), &[x.shape()[0], num_heads, num_out], DType::BF16)?;
+    batched(x, num_in, weights, &out)?;
+    Ok(out)
 }
 
-/// Per-head `x · w (heads, out, in)ᵀ` into the first `out` elements of each head's row of `out`, bf16.
-pub(crate) fn batched(x: &DeviceTensor, weights: &DeviceMatrix, out: &DeviceTensor, batch: Batched) -> Result<()> {
-    let (num_heads, num_out, _) = weights.dims();
-    let args = GemmArgs {
-        x_stride: batch.x_strides.0 as i64,
-        x_group_stride: batch.x_strides.1 as i64,
-        out_stride: batch.out_strides.0 as i64,
-        out_group_stride: batch.out_strides.1 as i64,
-        ..GemmArgs::new(weights, batch.num_rows, x.expect(DType::BF16)?, out.expect(DType::BF16)?)
+/// The first part of each query, `q (rows, heads, nope + rope)`, times `weights (heads, latent, nope)`, into the first part
+/// of `out (rows, heads, latent + rope)`.
+pub(crate) fn absorb(q: &DeviceTensor, weights: &DeviceMatrix, out: &DeviceTensor) -> Result<()> {
+    let (&[rows, heads, q_width], &[out_rows, out_heads, width]) = (q.shape(), out.shape()) else {
+        bail!("absorb: q {:?} into {:?}", q.shape(), out.shape());
     };
-    let shape = Shape::choose(batch.num_rows, num_out, num_heads, x.gpu().info().num_multiprocessors);
-    launch(weights, args, Output::Bf16, shape, (batch.num_rows.div_ceil(shape.rows()), num_heads))
+    let (w_heads, latent, nope) = weights.dims();
+    let fits = (rows, heads) == (out_rows, out_heads) && heads == w_heads && latent <= width;
+    if !fits || q_width.checked_sub(nope) != Some(width - latent) {
+        bail!("absorb: q {:?}, weights {:?} into {:?}", q.shape(), weights.dims(), out.shape());
+    }
+    batched(q, q_width, weights, out)
+}
+
+/// Head by head, where a head's row of `x` has `x_width` elements, of which the first are multiplied.
+fn batched(x: &DeviceTensor, x_width: usize, weights: &DeviceMatrix, out: &DeviceTensor) -> Result<()> {
+    let (num_heads, num_out, _) = weights.dims();
+    let (num_rows, out_width) = (x.shape()[0], out.shape()[2]);
+    let args = GemmArgs {
+        x_stride: (num_heads * x_width) as i64,
+        x_group_stride: x_width as i64,
+        out_stride: (num_heads * out_width) as i64,
+        out_group_stride: out_width as i64,
+        ..GemmArgs::new(weights, num_rows, x.expect(DType::BF16)?, out.expect(DType::BF16)?)
+    };
+    let shape = Shape::choose(num_rows, num_out, num_heads, x.gpu().info().num_multiprocessors);
+    launch(weights, args, Output::Bf16, shape, (num_rows.div_ceil(shape.rows()), num_heads))
 }

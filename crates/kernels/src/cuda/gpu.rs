@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Error, Result, bail};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::arena::Arena;
+use super::arena::{ALIGNMENT, Arena};
 use super::images::images;
 
 /// bf16 products of matrices and copies in the background begin here.
@@ -62,6 +63,7 @@ pub struct Gpu {
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<&'static str, Function>>,
     workspace: Mutex<Workspace>,
+    num_overflows: AtomicUsize,
 }
 
 #[derive(Clone, Copy)]
@@ -123,6 +125,7 @@ impl Gpu {
             modules: Vec::new(),
             functions: Mutex::default(),
             workspace: Mutex::new(Workspace::Single),
+            num_overflows: AtomicUsize::new(0),
         };
         gpu.bind()?;
         gpu.stream =
@@ -131,7 +134,7 @@ impl Gpu {
             // SAFETY: an image tells its own length; it was made by the compiler.
             #[expect(unsafe_code, reason = "driver calls on valid handles")]
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
-            gpu.modules.push(module.map_err(failed("the kernels do not fit this GPU or its driver"))?);
+            gpu.modules.push(module.map_err(failed("the kernels need a driver of CUDA 13 (580 or later)"))?);
         }
         Ok(Arc::new(gpu))
     }
@@ -168,23 +171,30 @@ impl Gpu {
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("the computation failed"))
     }
 
-    /// Lets temporary results be planned only, until [`Self::reserve`]: runs of a step then compute nothing, but tell
-    /// how much memory they need.
-    pub fn plan(&self) {
-        *self.lock() = Workspace::Planned(Arena::new(usize::MAX));
-    }
-
-    /// Reserves what was planned; gives its bytes.
+    /// Reserves a workspace for what `work` gives to the GPU, which is not computed: launches and copies do nothing
+    /// meanwhile, and temporary results have no memory. Gives the workspace's bytes.
     ///
     /// # Errors
-    /// When there is not as much.
-    pub fn reserve(&self) -> Result<usize> {
-        let mut workspace = self.lock();
-        let Workspace::Planned(arena) = &*workspace else { bail!("no workspace was planned") };
+    /// Those of `work`, and when there is not as much memory; there is no workspace then.
+    pub fn reserve_for<E: From<Error>>(
+        &self,
+        work: impl FnOnce() -> std::result::Result<(), E>,
+    ) -> std::result::Result<usize, E> {
+        let before = std::mem::replace(&mut *self.lock(), Workspace::Planned(Arena::new(usize::MAX)));
+        if let Workspace::Reserved { arena, base } = before {
+            assert!(arena.is_empty(), "nobody uses the workspace that another one replaces");
+            self.free(base);
+        }
+        let worked = work();
+        let Workspace::Planned(arena) = std::mem::replace(&mut *self.lock(), Workspace::Single) else {
+            unreachable!("it was set above")
+        };
+        worked?;
+        assert!(arena.is_empty(), "planned results are dropped before their workspace is made");
         // Other mixtures of the same sizes leave other gaps.
-        let bytes = arena.peak() + arena.peak() / 16 + 1;
+        let bytes = (arena.peak() + arena.peak() / 16).next_multiple_of(ALIGNMENT).max(ALIGNMENT);
         let base = self.allocate(bytes)?;
-        *workspace = Workspace::Reserved { arena: Arena::new(bytes), base };
+        *self.lock() = Workspace::Reserved { arena: Arena::new(bytes), base };
         Ok(bytes)
     }
 
@@ -194,6 +204,11 @@ impl Gpu {
             Workspace::Single => true,
             Workspace::Planned(arena) | Workspace::Reserved { arena, .. } => arena.is_empty(),
         }
+    }
+
+    /// How often a temporary result did not fit into the workspace: 0, unless the planning forgot something.
+    pub fn num_overflows(&self) -> usize {
+        self.num_overflows.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Workspace> {
@@ -211,8 +226,10 @@ impl Gpu {
 
     /// Gives memory from the driver back.
     pub(super) fn free(&self, pointer: sys::CUdeviceptr) {
+        // What still uses the memory ends first. Errors tell of earlier failures only.
+        let _ = self.synchronize();
         if self.bind().is_ok() {
-            // SAFETY: the pointer came from `allocate` and is given back once. Errors tell of earlier failures only.
+            // SAFETY: the pointer came from `allocate` and is given back once.
             #[expect(unsafe_code, reason = "driver calls on valid handles")]
             let _ = unsafe { result::free_sync(pointer) };
         }
@@ -236,6 +253,7 @@ impl Gpu {
                 }
                 // A mixture that was not planned: slower, but no reason to fail.
                 drop(workspace);
+                self.num_overflows.fetch_add(1, Ordering::Relaxed);
                 Ok((self.allocate(bytes)?, None))
             }
         }

@@ -10,7 +10,7 @@ use crate::ops::{GroupScore, RouterConfig, Scoring};
 
 const GATE_ROWS: usize = 8;
 const GATE_EXPERTS: usize = 8;
-const SORT_THREADS: usize = 256;
+const SORT_THREADS: usize = 1024;
 /// Bytes of a tile's description.
 const TILE_BYTES: usize = 16;
 /// A lane keeps a choice.
@@ -39,14 +39,12 @@ struct RouteArgs {
     weights: u64,
     num_experts: i32,
     top_k: i32,
-    num_shared: i32,
     num_groups: i32,
     top_groups: i32,
     sigmoid: i32,
     top_two: i32,
     normalise: i32,
     scale: f32,
-    unused: i32,
 }
 
 /// u32 ids and f32 weights `(rows, top_k)`.
@@ -69,14 +67,12 @@ pub(crate) fn route(
         weights: weights.address(),
         num_experts: num_experts as i32,
         top_k: config.top_k as i32,
-        num_shared: 0,
         num_groups: config.num_groups as i32,
         top_groups: config.top_groups as i32,
         sigmoid: i32::from(config.scoring == Scoring::Sigmoid),
         top_two: i32::from(config.group_score == GroupScore::TopTwo),
         normalise: i32::from(config.normalise),
         scale: config.scale,
-        unused: 0,
     };
     let shared_bytes = (3 * num_experts + config.num_groups) * 4;
     logits.gpu().launch("route", Grid { blocks: (num_rows, 1, 1), threads: 32, shared_bytes }, &[&args])?;

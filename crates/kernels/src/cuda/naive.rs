@@ -5,6 +5,7 @@ use candle_core::{DType, Result, bail};
 
 use super::DeviceTensor;
 use super::gpu::{Argument, Grid};
+use super::rows::rows;
 
 const THREADS: usize = 128;
 const ROWS: usize = 64;
@@ -108,18 +109,19 @@ pub(crate) fn naive(form: &NaiveForm, state: &NaiveState, piece: usize) -> Resul
     form.q.gpu().launch("mla_naive", Grid { blocks, threads: THREADS, shared_bytes }, &[&args])
 }
 
-/// The cached rows at `slots`: latents `(slots, latent)` and keys `(slots, rope)`.
+/// The cached entries at `slots`: latents `(slots, latent)` and keys `(slots, rope)`.
 pub(crate) fn gather(
     cache: &DeviceTensor,
     slots: &DeviceTensor,
-    latent: usize,
+    (latent, rope): (usize, usize),
 ) -> Result<(DeviceTensor, DeviceTensor)> {
-    let (count, rope) = (slots.len(), cache.shape()[1] - latent);
+    let count = slots.len();
     let latents = DeviceTensor::temporary(cache.gpu(), &[count, latent], DType::BF16)?;
     let keys = DeviceTensor::temporary(cache.gpu(), &[count, rope], DType::BF16)?;
-    let pointers = [cache.expect(DType::BF16)?, slots.expect(DType::U32)?, latents.address(), keys.address()];
-    let arguments: [&dyn Argument; 6] =
-        [&pointers[0], &pointers[1], &pointers[2], &pointers[3], &(latent as i32), &(rope as i32)];
-    cache.gpu().launch("gather_cache", Grid { blocks: (count, 1, 1), threads: 256, shared_bytes: 0 }, &arguments)?;
+    let pointers = [cache.address(), slots.expect(DType::U32)?, latents.address(), keys.address()];
+    let sizes = [latent as i32, rope as i32, i32::from(cache.dtype() == DType::U8)];
+    let arguments: [&dyn Argument; 7] =
+        [&pointers[0], &pointers[1], &pointers[2], &pointers[3], &sizes[0], &sizes[1], &sizes[2]];
+    cache.gpu().launch("gather_cache", rows(count, latent, 0), &arguments)?;
     Ok((latents, keys))
 }

@@ -6,12 +6,14 @@ use candle_core::{DType, Result};
 use super::DeviceTensor;
 use super::gpu::{Argument, Grid};
 
-const THREADS: usize = 256;
+const MAX_THREADS: usize = 1024;
 /// A number per warp.
-const SCRATCH_BYTES: usize = THREADS / 32 * 4;
+const SCRATCH_BYTES: usize = MAX_THREADS / 32 * 4;
 
-fn rows(count: usize, shared_bytes: usize) -> Grid {
-    Grid { blocks: (count, 1, 1), threads: THREADS, shared_bytes }
+/// A block per row, with a thread for four of its values.
+pub(super) fn rows(count: usize, width: usize, shared_bytes: usize) -> Grid {
+    let threads = (width / 4).next_multiple_of(32).clamp(32, MAX_THREADS);
+    Grid { blocks: (count, 1, 1), threads, shared_bytes }
 }
 
 /// f32 `(ids, width)`.
@@ -19,7 +21,7 @@ pub(crate) fn embed(table: &DeviceTensor, ids: &DeviceTensor) -> Result<DeviceTe
     let (num_rows, width) = (ids.len(), table.shape()[1]);
     let out = DeviceTensor::temporary(table.gpu(), &[num_rows, width], DType::F32)?;
     let (table, ids) = (table.expect(DType::BF16)?, ids.expect(DType::U32)?);
-    out.gpu().launch("embed", rows(num_rows, 0), &[&table, &ids, &out.address(), &(width as i32)])?;
+    out.gpu().launch("embed", rows(num_rows, width, 0), &[&table, &ids, &out.address(), &(width as i32)])?;
     Ok(out)
 }
 
@@ -63,7 +65,7 @@ pub(crate) fn add_rms_norm(
         eps: eps as f32,
         unused: 0,
     };
-    gpu.launch("add_rms_norm", rows(num_rows, width * 4 + SCRATCH_BYTES), &[&args])?;
+    gpu.launch("add_rms_norm", rows(num_rows, width, width * 4 + SCRATCH_BYTES), &[&args])?;
     Ok((sum, out))
 }
 
@@ -74,7 +76,7 @@ pub(crate) fn rms_norm(x: &DeviceTensor, weight: &DeviceTensor, eps: f64) -> Res
     let out = DeviceTensor::temporary(x.gpu(), x.shape(), DType::BF16)?;
     let (x, weight) = (x.expect(DType::BF16)?, weight.expect(DType::BF16)?);
     let arguments: [&dyn Argument; 5] = [&x, &weight, &out.address(), &(width as i32), &(eps as f32)];
-    out.gpu().launch("rms_norm", rows(num_rows, SCRATCH_BYTES), &arguments)?;
+    out.gpu().launch("rms_norm", rows(num_rows, width, SCRATCH_BYTES), &arguments)?;
     Ok(out)
 }
 
@@ -107,6 +109,8 @@ struct RotateArgs {
     latent: i32,
     eps: f32,
     interleaved: i32,
+    is_fp8: i32,
+    unused: i32,
 }
 
 /// Rotates `q (rows, heads, nope + rope)` in place and writes the cache; gives `(rows, heads, latent + rope)` whose last
@@ -118,7 +122,7 @@ pub(crate) fn rotate(
     rotation: &Rotation,
 ) -> Result<DeviceTensor> {
     let (num_rows, num_heads, q_width) = (q.shape()[0], q.shape()[1], q.shape()[2]);
-    let (rope, width) = (2 * rotation.cos.shape()[1], cache.shape()[1]);
+    let (rope, width) = (2 * rotation.cos.shape()[1], latent_and_key.shape()[1]);
     let q_latent = DeviceTensor::temporary(q.gpu(), &[num_rows, num_heads, width], DType::BF16)?;
     let args = RotateArgs {
         q: q.expect(DType::BF16)?,
@@ -129,14 +133,16 @@ pub(crate) fn rotate(
         sin: rotation.sin.expect(DType::F32)?,
         positions: rotation.positions.expect(DType::U32)?,
         slots: rotation.slots.expect(DType::U32)?,
-        cache: cache.expect(DType::BF16)?,
+        cache: cache.address(),
         num_heads: num_heads as i32,
         nope: (q_width - rope) as i32,
         rope: rope as i32,
         latent: (width - rope) as i32,
         eps: rotation.eps as f32,
         interleaved: i32::from(rotation.is_interleaved),
+        is_fp8: i32::from(cache.dtype() == DType::U8),
+        unused: 0,
     };
-    q.gpu().launch("mla_rotate", rows(num_rows, SCRATCH_BYTES), &[&args])?;
+    q.gpu().launch("mla_rotate", rows(num_rows, num_heads * rope + width, SCRATCH_BYTES), &[&args])?;
     Ok(q_latent)
 }

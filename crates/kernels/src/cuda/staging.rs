@@ -16,6 +16,7 @@ const ALIGNMENT: usize = 256;
 
 /// Host memory that the device reads and writes by itself.
 struct Pinned {
+    gpu: Arc<Gpu>,
     pointer: *mut c_void,
     bytes: usize,
 }
@@ -25,7 +26,7 @@ struct Pinned {
 unsafe impl Send for Pinned {}
 
 impl Pinned {
-    fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
+    fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {
         gpu.bind()?;
         // SAFETY: the memory is written before it is read.
         #[expect(unsafe_code, reason = "driver calls on valid handles")]
@@ -35,7 +36,7 @@ impl Pinned {
         unsafe {
             pointer.cast::<u8>().write_bytes(0, bytes);
         }
-        Ok(Self { pointer, bytes })
+        Ok(Self { gpu: Arc::clone(gpu), pointer, bytes })
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
@@ -49,7 +50,10 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: from `malloc_host`, freed once. Works without a current context in the same process.
+        if self.gpu.bind().is_err() {
+            return;
+        }
+        // SAFETY: from `malloc_host`, freed once.
         #[expect(unsafe_code, reason = "driver calls on valid handles")]
         let _ = unsafe { result::free_host(self.pointer) };
     }
@@ -233,7 +237,7 @@ struct Piece {
 }
 
 impl Piece {
-    fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
+    fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {
         let pinned = Pinned::new(gpu, bytes)?;
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
         Ok(Self { pinned, copied: result::event::create(flags).map_err(failed("cannot make an event"))? })

@@ -6,6 +6,7 @@
 
 use candle_core::{DType, Result, bail};
 
+use super::cache::check_cache;
 use super::{Weight, linear};
 use crate::cuda::DeviceTensor;
 use crate::{Tensor, cuda, host};
@@ -37,14 +38,14 @@ pub struct AbsorbedRows<'a> {
 /// them: they are not looked at on the host.)
 pub fn mla_absorbed(q: &Tensor, cache: &Tensor, rows: &AbsorbedRows, latent: usize, scale: f32) -> Result<Tensor> {
     let (num_rows, _, width) = q.dims3()?;
-    if cache.dims2()?.1 != width
-        || latent > width
+    if latent > width
         || rows.positions.dims1()? != num_rows
         || rows.row_sequences.dims1()? != num_rows
         || rows.block_tables.dims2()?.1 == 0
     {
         bail!("mla_absorbed: q {:?}, cache {:?}, positions {:?}", q.dims(), cache.dims(), rows.positions.dims());
     }
+    check_cache(cache, latent, width - latent)?;
     match q {
         Tensor::Host(q) => {
             let rows = host::AbsorbedRows {
@@ -80,6 +81,8 @@ pub struct NaiveRows<'a> {
     pub start: usize,
     /// Cache slots of positions `0 .. start + rows`, u32.
     pub slots: &'a Tensor,
+    /// Width of the cached latents, and of the keys behind them.
+    pub widths: (usize, usize),
 }
 
 /// Causal attention of one sequence over its cached rows, expanded by `kv_b (heads · (nope + value), latent)`:
@@ -87,18 +90,16 @@ pub struct NaiveRows<'a> {
 ///
 /// # Errors
 /// When sizes or types do not fit, or, on the CPU, a slot is out of range.
-pub fn mla_naive(rows: &NaiveRows, cache: &Tensor, kv_b: &Weight, latent: usize, scale: f32) -> Result<Tensor> {
-    let ((num_rows, num_heads, q_width), (_, width)) = (rows.q.dims3()?, cache.dims2()?);
-    let (num_out, num_in) = kv_b.matrix()?;
-    let (num_keys, Some(rope)) = (rows.slots.dims1()?, width.checked_sub(latent)) else {
-        bail!("mla_naive: a latent of {latent} in a cache of {width}");
-    };
+pub fn mla_naive(rows: &NaiveRows, cache: &Tensor, kv_b: &Weight, scale: f32) -> Result<Tensor> {
+    let (num_rows, num_heads, q_width) = rows.q.dims3()?;
+    let ((num_out, num_in), (latent, rope), num_keys) = (kv_b.matrix()?, rows.widths, rows.slots.dims1()?);
+    check_cache(cache, latent, rope)?;
     let kv_width = num_out / num_heads.max(1);
     if num_in != latent || num_keys != rows.start + num_rows || q_width < rope || kv_width * num_heads != num_out {
         bail!("mla_naive: q {:?} from {}, {num_keys} slots, kv_b ({num_out}, {num_in})", rows.q.dims(), rows.start);
     }
     match rows.q {
-        Tensor::Host(q) => naive_on_host(q, rows, cache, kv_b, latent, scale),
+        Tensor::Host(q) => naive_on_host(q, rows, cache, kv_b, scale),
         Tensor::Device(q) => {
             let num_pieces = num_keys.div_ceil(NAIVE_PIECE);
             let value = kv_width - (q_width - rope);
@@ -107,7 +108,7 @@ pub fn mla_naive(rows: &NaiveRows, cache: &Tensor, kv_b: &Weight, latent: usize,
             for piece in 0..num_pieces {
                 let first = piece * NAIVE_PIECE;
                 let slots = rows.slots.rows(first, NAIVE_PIECE.min(num_keys - first))?;
-                let (latents, k_rope) = cuda::gather(cache, slots.device()?, latent)?;
+                let (latents, k_rope) = cuda::gather(cache, slots.device()?, rows.widths)?;
                 let count = latents.shape()[0];
                 let kv = cuda::linear(&latents, kv_b.device()?, DType::BF16)?.reshape(&[count, num_heads, kv_width])?;
                 let form =
@@ -124,10 +125,9 @@ fn naive_on_host(
     rows: &NaiveRows,
     cache: &Tensor,
     kv_b: &Weight,
-    latent: usize,
     scale: f32,
 ) -> Result<Tensor> {
-    let (_, num_heads, _) = q.dims3()?;
+    let ((_, num_heads, _), (latent, _)) = (q.dims3()?, rows.widths);
     let q = q.to_dtype(DType::F32)?;
     let form = host::NaiveRows { q: &q, start: rows.start };
     let slots: Vec<u32> = rows.slots.host()?.to_vec1()?;

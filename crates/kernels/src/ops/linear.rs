@@ -47,22 +47,13 @@ fn product(x: &Tensor, w: &Weight, dtype: DType) -> Result<Tensor> {
 /// # Errors
 /// When the sizes or types do not fit.
 pub fn batched_linear(x: &Tensor, w: &Weight) -> Result<Tensor> {
-    let (num_rows, num_heads, num_in) = x.dims3()?;
-    let (w_heads, num_out, w_in) = w.dims();
+    let (_, num_heads, num_in) = x.dims3()?;
+    let (w_heads, _, w_in) = w.dims();
     if (w_heads, w_in) != (num_heads, num_in) {
         bail!("batched_linear: x {:?} does not fit w {:?}", x.dims(), w.dims());
     }
     match x {
         Tensor::Host(x) => Ok(host::batched_linear_f32(x, w.host()?)?.into()),
-        Tensor::Device(x) => {
-            let out = cuda::DeviceTensor::temporary(x.gpu(), &[num_rows, num_heads, num_out], DType::BF16)?;
-            let batch = cuda::Batched {
-                num_rows,
-                x_strides: (num_heads * num_in, num_in),
-                out_strides: (num_heads * num_out, num_out),
-            };
-            cuda::batched(x, w.device()?, &out, batch)?;
-            Ok(out.into())
-        }
+        Tensor::Device(x) => Ok(cuda::batched_linear(x, w.device()?)?.into()),
     }
 }

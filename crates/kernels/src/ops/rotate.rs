@@ -2,6 +2,8 @@
 
 use candle_core::{D, DType, Result, bail};
 
+use super::cache::check_cache;
+use crate::cuda::DeviceTensor;
 use crate::{Tensor, cuda, host};
 
 /// Which components are rotated together.
@@ -34,12 +36,18 @@ pub struct MlaRotation<'a> {
 
 /// Rotated queries.
 #[derive(Debug)]
-pub struct MlaQueries {
-    /// `(rows, heads, nope + rope)`.
-    q: Tensor,
-    /// On a GPU: `(rows, heads, latent + rope)`, of which the last part is there already.
-    latent: Option<Tensor>,
-    rope: usize,
+pub struct MlaQueries(Queries);
+
+#[derive(Debug)]
+enum Queries {
+    /// `(rows, heads, nope)` and `(rows, heads, rope)`.
+    Host(candle_core::Tensor, candle_core::Tensor),
+    Device {
+        /// `(rows, heads, nope + rope)`.
+        q: DeviceTensor,
+        /// `(rows, heads, latent + rope)`, of which the last part is there already.
+        latent: DeviceTensor,
+    },
 }
 
 /// Rotates `q (rows, heads, nope + rope)` and writes the cache entry of each row: the normalised latent and the rotated
@@ -55,16 +63,16 @@ pub fn mla_rotate(q: Tensor, latent_and_key: &Tensor, cache: &Tensor, rotation: 
     if entries != num_rows
         || width != latent + rope
         || q_width < rope
-        || cache.dims2()?.1 != width
         || rotation.sin.dims() != rotation.cos.dims()
         || !places_fit
     {
         bail!("mla_rotate: q {:?}, latent {latent_and_key:?}, cache {:?}", q.dims(), cache.dims());
     }
+    check_cache(cache, latent, rope)?;
     match &q {
         Tensor::Host(rows) => {
-            let q = rotate_on_host(rows, latent_and_key.host()?, cache.host()?, rotation, rope)?;
-            Ok(MlaQueries { q: q.into(), latent: None, rope })
+            let (nope, rotated) = rotate_on_host(rows, latent_and_key.host()?, cache.host()?, rotation, rope)?;
+            Ok(MlaQueries(Queries::Host(nope, rotated)))
         }
         Tensor::Device(rows) => {
             let form = cuda::Rotation {
@@ -77,7 +85,7 @@ pub fn mla_rotate(q: Tensor, latent_and_key: &Tensor, cache: &Tensor, rotation: 
                 is_interleaved: rotation.layout == RopeLayout::Interleaved,
             };
             let latent = cuda::rotate(rows, latent_and_key.device()?, cache.device()?, &form)?;
-            Ok(MlaQueries { q, latent: Some(latent.into()), rope })
+            Ok(MlaQueries(Queries::Device { q: rows.clone(), latent }))
         }
     }
 }
@@ -88,7 +96,7 @@ fn rotate_on_host(
     cache: &candle_core::Tensor,
     rotation: &MlaRotation,
     rope: usize,
-) -> Result<candle_core::Tensor> {
+) -> Result<(candle_core::Tensor, candle_core::Tensor)> {
     let (cos, sin, positions) = (rotation.cos.host()?, rotation.sin.host()?, rotation.positions.host()?);
     let rotate = |x: &candle_core::Tensor| host::rope(x, cos, sin, positions, rotation.layout);
     let (nope, latent) = (q.dim(D::Minus1)? - rope, latent_and_key.dim(1)? - rope);
@@ -98,7 +106,7 @@ fn rotate_on_host(
     let entries = candle_core::Tensor::cat(&[latents, keys], 1)?.to_dtype(cache.dtype())?;
     host::write_cache_rows(cache, &entries, rotation.slots.host()?)?;
     let rotated = rotate(&q.narrow(D::Minus1, nope, rope)?.contiguous()?)?;
-    candle_core::Tensor::cat(&[q.narrow(D::Minus1, 0, nope)?, rotated], D::Minus1)
+    Ok((q.narrow(D::Minus1, 0, nope)?.contiguous()?, rotated))
 }
 
 impl MlaQueries {
@@ -107,7 +115,13 @@ impl MlaQueries {
     /// # Errors
     /// When they are not all there.
     pub fn rows(&self, start: usize, count: usize) -> Result<Tensor> {
-        self.q.rows(start, count)
+        match &self.0 {
+            Queries::Host(nope, rotated) => {
+                let parts = [nope.narrow(0, start, count)?, rotated.narrow(0, start, count)?];
+                Ok(candle_core::Tensor::cat(&parts, D::Minus1)?.into())
+            }
+            Queries::Device { q, .. } => Ok(q.rows(start, count)?.into()),
+        }
     }
 
     /// Some of the rows carried into latent space by `key_up (heads, latent, nope)`: `(count, heads, latent + rope)`.
@@ -115,29 +129,17 @@ impl MlaQueries {
     /// # Errors
     /// When the sizes do not fit.
     pub fn absorbed(&self, start: usize, count: usize, key_up: &super::Weight) -> Result<Tensor> {
-        let (_, num_heads, q_width) = self.q.dims3()?;
-        let nope = q_width - self.rope;
-        let (heads, latent, num_in) = key_up.dims();
-        if (heads, num_in) != (num_heads, nope) {
-            bail!("mla_absorb: q {:?}, key_up {:?}", self.q.dims(), key_up.dims());
+        match &self.0 {
+            Queries::Host(nope, rotated) => {
+                let carried = host::batched_linear_f32(&nope.narrow(0, start, count)?, key_up.host()?)?;
+                let rotated = rotated.narrow(0, start, count)?.to_dtype(DType::F32)?;
+                Ok(candle_core::Tensor::cat(&[carried, rotated], D::Minus1)?.into())
+            }
+            Queries::Device { q, latent } => {
+                let (q, out) = (q.rows(start, count)?, latent.rows(start, count)?);
+                cuda::absorb(&q, key_up.device()?, &out)?;
+                Ok(out.into())
+            }
         }
-        let Some(whole) = &self.latent else {
-            let q = self.q.host()?.narrow(0, start, count)?;
-            let carried = host::batched_linear_f32(&q.narrow(D::Minus1, 0, nope)?.contiguous()?, key_up.host()?)?;
-            let rotated = q.narrow(D::Minus1, nope, self.rope)?.to_dtype(DType::F32)?;
-            return Ok(candle_core::Tensor::cat(&[carried, rotated], D::Minus1)?.into());
-        };
-        let out = whole.rows(start, count)?;
-        let width = latent + self.rope;
-        if out.dims() != [count, num_heads, width] {
-            bail!("mla_absorb: key_up {:?} for {:?}", key_up.dims(), out.dims());
-        }
-        let batch = cuda::Batched {
-            num_rows: count,
-            x_strides: (num_heads * q_width, q_width),
-            out_strides: (num_heads * width, width),
-        };
-        cuda::batched(self.q.rows(start, count)?.device()?, key_up.device()?, out.device()?, batch)?;
-        Ok(out)
     }
 }

@@ -126,8 +126,9 @@ impl Mla {
         let mut parts = Vec::new();
         let mut start = 0;
         for NaiveSequence { start: position, num_rows, slots } in &attention.naive {
-            let rows = NaiveRows { q: &queries.rows(start, *num_rows)?, start: *position, slots };
-            parts.push(ops::mla_naive(&rows, cache, self.kv_b.weight(), kv_lora_rank, softmax_scale)?);
+            let widths = (kv_lora_rank, rope);
+            let rows = NaiveRows { q: &queries.rows(start, *num_rows)?, start: *position, slots, widths };
+            parts.push(ops::mla_naive(&rows, cache, self.kv_b.weight(), softmax_scale)?);
             start += num_rows;
         }
         if num_rows > start {

@@ -62,8 +62,9 @@ impl DeepSeekConfig {
 
     /// What the model caches per token: latent and shared key of each layer.
     pub fn kv_cache_spec(&self) -> KvCacheSpec {
-        let width = self.mla.kv_lora_rank + self.mla.rope;
-        KvCacheSpec { groups: vec![KvCacheGroup { num_layers: self.num_layers, width, window: None }] }
+        let MlaConfig { kv_lora_rank, rope, .. } = self.mla;
+        let (width, fp8_bytes) = (kv_lora_rank + rope, Some(ops::fp8_entry_bytes(kv_lora_rank, rope)));
+        KvCacheSpec { groups: vec![KvCacheGroup { num_layers: self.num_layers, width, fp8_bytes, window: None }] }
     }
 
     fn is_moe_layer(&self, index: usize) -> bool {

@@ -55,6 +55,10 @@ impl Weights {
         views: &[View],
         dims: (usize, usize, usize),
     ) -> Result<DeviceTensor, ModelError> {
+        let shape = [dims.0, dims.1, dims.2];
+        if views.iter().all(|view| view.dtype == Dtype::BF16) {
+            return DeviceTensor::from_pieces(gpu, &shape, DType::BF16, self.copy_of(views));
+        }
         let tensor_len = dims.0 * dims.1 * dims.2 / views.len().max(1);
         let fill = |start: usize, out: &mut [u8]| {
             // Chunks start at even bytes: pieces and chunks are whole numbers of values.
@@ -75,7 +79,26 @@ impl Weights {
                 Ok::<(), ModelError>(())
             })
         };
-        DeviceTensor::from_pieces(gpu, &[dims.0, dims.1, dims.2], DType::BF16, fill)
+        DeviceTensor::from_pieces(gpu, &shape, DType::BF16, fill)
+    }
+
+    /// Gives the bytes of tensors of one size, one after the other, as they are in the file.
+    fn copy_of<'a>(&'a self, views: &'a [View]) -> impl Fn(usize, &mut [u8]) -> Result<(), ModelError> + 'a {
+        let tensor_len = views.first().map_or(1, |view| view.data.len()).max(1);
+        move |start, out| {
+            out.par_chunks_mut(CHUNK_BYTES).enumerate().for_each(|(index, out)| {
+                let mut first = start + index * CHUNK_BYTES;
+                let mut rest = &mut *out;
+                while !rest.is_empty() {
+                    let (tensor, within) = (first / tensor_len, first % tensor_len);
+                    let (now, later) = rest.split_at_mut((tensor_len - within).min(rest.len()));
+                    now.copy_from_slice(&views[tensor].data[within..within + now.len()]);
+                    self.progress.advance(now.len() as u64);
+                    (first, rest) = (first + now.len(), later);
+                }
+            });
+            Ok(())
+        }
     }
 
     fn fp8_matrix(
@@ -93,22 +116,7 @@ impl Weights {
             names.iter().map(|name| self.scales(name, scale_shape)).collect::<Result<_, _>>()?;
         let shape = (groups, num_parts, scale_shape[0], scale_shape[1]);
         let scales = candle_core::Tensor::from_vec(scales.concat(), shape, &candle_core::Device::Cpu)?;
-        let tensor_len = views[0].data.len();
-        let fill = |start: usize, out: &mut [u8]| {
-            out.par_chunks_mut(CHUNK_BYTES).enumerate().for_each(|(index, out)| {
-                let mut first = start + index * CHUNK_BYTES;
-                let mut rest = &mut *out;
-                while !rest.is_empty() {
-                    let (tensor, within) = (first / tensor_len, first % tensor_len);
-                    let (now, later) = rest.split_at_mut((tensor_len - within).min(rest.len()));
-                    now.copy_from_slice(&views[tensor].data[within..within + now.len()]);
-                    self.progress.advance(now.len() as u64);
-                    (first, rest) = (first + now.len(), later);
-                }
-            });
-            Ok::<(), ModelError>(())
-        };
-        let values = DeviceTensor::from_pieces(gpu, &[dims.0, dims.1, dims.2], DType::U8, fill)?;
+        let values = DeviceTensor::from_pieces(gpu, &[dims.0, dims.1, dims.2], DType::U8, self.copy_of(views))?;
         let scales = Device::Gpu(Arc::clone(gpu)).keep(scales)?;
         Ok(DeviceMatrix::fp8(values, scales.device()?.clone(), block, is_gated)?)
     }

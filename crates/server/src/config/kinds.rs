@@ -38,6 +38,16 @@ pub enum Dtype {
     Bf16,
 }
 
+/// `--kv-cache-dtype`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvCacheDtype {
+    /// That of the weights.
+    Auto,
+    /// Latents in e4m3 with a scale per 128 of them.
+    Fp8,
+}
+
 /// `--quantization`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
