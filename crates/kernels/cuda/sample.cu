@@ -121,7 +121,8 @@ DEVICE void count_digits(SampleShared& shared, uint32_t digit, unsigned long lon
         const uint32_t waiting = __ballot_sync(0xffffffffu, weight > 0);
         if (waiting == 0) return;
         const int leader = __ffs(waiting) - 1;
-        const bool follows = weight > 0 && digit == shuffle(digit, leader);
+        const uint32_t common = shuffle(digit, leader); // by all lanes, before any condition
+        const bool follows = weight > 0 && digit == common;
         unsigned long long sum = follows ? weight : 0;
         for (int mask = WARP / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
         if (int(threadIdx.x) % WARP == leader) atomicAdd(&shared.histogram[digit], sum);
