@@ -1,8 +1,9 @@
 // Multi-head latent attention in its absorbed form over the paged cache: every head reads the same latents.
 //
 // A row at position p sees keys 0 .. p, cut into at most MAX_SPLITS splits whose length depends on p alone; a block
-// takes one split of one row for 16 * MT heads, `merge_splits` puts them together in order. So the bits of a row depend
-// on its position and its keys, not on the batch or on where a chunk began.
+// takes one split for 16 * MT heads of one row, or for all heads of a few neighbouring rows of one sequence, which then
+// share what is read; `merge_splits` puts the splits together in order. So the bits of a row depend on its position and
+// its keys, not on the batch or on where a chunk began.
 #include "fp8.cuh"
 
 constexpr int ATTENTION_THREADS = 256;
@@ -30,6 +31,8 @@ struct AttentionArgs {
     int32_t max_blocks;
     int32_t block_size;
     int32_t num_splits; // that any row has
+    int32_t num_rows;
+    int32_t rows_per_block; // a power of two; with more than one a block has all heads
     int32_t unused;
     float scale;
 };
@@ -138,18 +141,20 @@ template <int MT, class SHARED> DEVICE void tile_logits(const SHARED& shared, co
     }
 }
 
-// The running softmax: a lane per key, a warp per head in turn.
-template <class SHARED>
-DEVICE void tile_weights(const AttentionArgs& args, const SHARED& shared, int num_keys, float (&max)[SHARED::HEADS / ATTENTION_WARPS],
-                         float (&sum)[SHARED::HEADS / ATTENTION_WARPS]) {
+// The running softmax: a lane per key, a warp per head in turn. `num_keys`: of this tile, that each of them sees.
+template <class SHARED, int OWN>
+DEVICE void tile_weights(const AttentionArgs& args, const SHARED& shared, int tile, const int (&num_keys)[OWN], float (&max)[OWN],
+                         float (&sum)[OWN]) {
     const int warp = threadIdx.x / WARP, key = threadIdx.x % WARP;
     UNROLL
-    for (int i = 0; i < SHARED::HEADS / ATTENTION_WARPS; i++) {
+    for (int i = 0; i < OWN; i++) {
         const int head = i * ATTENTION_WARPS + warp;
         const float* const logits = shared.logits + head * (KEYS + PAD) + key;
-        const float logit = key < num_keys ? (logits[0] + logits[SHARED::HEADS * (KEYS + PAD)]) * args.scale : NEG_INF;
+        const bool is_seen = key < num_keys[i] - tile * KEYS;
+        const float logit = is_seen ? (logits[0] + logits[SHARED::HEADS * (KEYS + PAD)]) * args.scale : NEG_INF;
         const float new_max = fmaxf(max[i], warp_max(logit));
-        const float weight = expf(logit - new_max), factor = expf(max[i] - new_max);
+        const float base = new_max == NEG_INF ? 0.0f : new_max; // a row that has no keys in this split
+        const float weight = expf(logit - base), factor = expf(max[i] - base);
         sum[i] = sum[i] * factor + warp_sum(weight);
         max[i] = new_max;
         shared.weights[head * (KEYS + PAD) + key] = round_bf16(weight);
@@ -192,33 +197,51 @@ DEVICE void add_latents(const SHARED& shared, const bf16* tile, int latent, floa
     }
 }
 
-// blockIdx: group of heads, split, row.
-template <int MT, int STAGES, bool FP8> DEVICE void attend(const AttentionArgs& args) {
-    using Shared = AttentionShared<MT, STAGES, FP8>;
-    const int64_t row = blockIdx.z;
-    const int num_keys = args.positions[row] + 1, length = split_length(num_keys);
-    const int begin = blockIdx.y * length, end = min(begin + length, num_keys);
-    if (begin >= end) return;
-    const int width = args.latent + args.rope, first_head = blockIdx.x * Shared::HEADS;
-    const uint32_t* const table = args.tables + int64_t(args.row_sequences[row]) * args.max_blocks;
-    const Shared shared(shared_memory(), args);
-    const int num_tiles = (end - begin + KEYS - 1) / KEYS;
+// Which row and head stands at a place of a block.
+struct Place {
+    int64_t row;
+    int head;
+    bool is_there;
 
-    for (int i = threadIdx.x; i < Shared::HEADS * (width / 8); i += ATTENTION_THREADS) {
-        const int head = i / (width / 8), chunk = i % (width / 8);
-        const bool is_there = first_head + head < args.num_heads;
-        const bf16* const from = args.q + ((row * args.num_heads + first_head + head) * width + chunk * 8);
-        copy16_async(shared.q + head * shared.pitch + chunk * 8, is_there ? from : args.q, is_there);
+    DEVICE_MEMBER Place(const AttentionArgs& args, int heads, int64_t first_row, int num_rows, int place) {
+        const int per_row = heads / args.rows_per_block, row_of_run = place / per_row;
+        row = first_row + row_of_run;
+        head = blockIdx.x * heads + place % per_row;
+        is_there = row_of_run < num_rows && head < args.num_heads;
+    }
+};
+
+// Rows `first_row` and the following of one sequence, whose splits are of one length.
+template <int MT, class SHARED>
+DEVICE void attend_rows(const AttentionArgs& args, const SHARED& shared, int64_t first_row, int num_rows) {
+    constexpr int STAGES = SHARED::STAGES, HEADS = SHARED::HEADS, OWN_HEADS = HEADS / ATTENTION_WARPS;
+    int most_keys = 0;
+    for (int i = 0; i < num_rows; i++) most_keys = max(most_keys, int(args.positions[first_row + i]) + 1);
+    const int length = split_length(most_keys), begin = blockIdx.y * length, end = min(begin + length, most_keys);
+    if (begin >= end) return;
+    const int width = args.latent + args.rope, chunks = width / 8, num_tiles = (end - begin + KEYS - 1) / KEYS;
+    const uint32_t* const table = args.tables + int64_t(args.row_sequences[first_row]) * args.max_blocks;
+
+    for (int i = threadIdx.x; i < HEADS * chunks; i += ATTENTION_THREADS) {
+        const Place place(args, HEADS, first_row, num_rows, i / chunks);
+        const bf16* const from = args.q + (place.row * args.num_heads + place.head) * width + i % chunks * 8;
+        copy16_async(shared.q + i / chunks * shared.pitch + i % chunks * 8, place.is_there ? from : args.q, place.is_there);
     }
     for (int tile = 0; tile < STAGES - 1; tile++) {
         if (tile < num_tiles) copy_tile(args, shared, table, begin + tile * KEYS, end, tile);
         else commit_copies();
     }
 
-    constexpr int OWN_HEADS = Shared::HEADS / ATTENTION_WARPS; // whose softmax this warp runs
+    // Of the heads whose softmax this warp runs.
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     float max[OWN_HEADS], sum[OWN_HEADS] = {};
+    int num_keys[OWN_HEADS];
     UNROLL
-    for (int i = 0; i < OWN_HEADS; i++) max[i] = NEG_INF;
+    for (int i = 0; i < OWN_HEADS; i++) {
+        const Place place(args, HEADS, first_row, num_rows, i * ATTENTION_WARPS + warp);
+        max[i] = NEG_INF;
+        num_keys[i] = place.is_there ? min(end, int(args.positions[place.row]) + 1) - begin : 0;
+    }
     float acc[MT][PRODUCTS][2][4] = {};
     for (int tile = 0; tile < num_tiles; tile++) {
         const bf16* const keys = shared.tile(tile % STAGES);
@@ -227,32 +250,35 @@ template <int MT, int STAGES, bool FP8> DEVICE void attend(const AttentionArgs& 
         const int ahead = tile + STAGES - 1;
         if (ahead < num_tiles) copy_tile(args, shared, table, begin + ahead * KEYS, end, ahead % STAGES);
         else commit_copies();
-        if constexpr (FP8) {
+        if constexpr (SHARED::IS_FP8) {
             widen_tile(args, shared, tile % STAGES);
             __syncthreads();
         }
         tile_logits<MT>(shared, keys, width);
         __syncthreads();
-        tile_weights(args, shared, end - begin - tile * KEYS, max, sum);
+        tile_weights(args, shared, tile, num_keys, max, sum);
         __syncthreads();
         add_latents<MT>(shared, keys, args.latent, acc);
     }
 
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int64_t first_out = (row * args.num_splits + blockIdx.y) * args.num_heads + first_head;
     UNROLL
     for (int i = 0; i < OWN_HEADS; i++) {
-        const int head = i * ATTENTION_WARPS + warp;
-        if (lane == 0) shared.sums[head] = sum[i];
-        if (lane == 0 && first_head + head < args.num_heads) args.log_sum_exps[first_out + head] = max[i] + logf(sum[i]);
+        const int own = i * ATTENTION_WARPS + warp;
+        const Place place(args, HEADS, first_row, num_rows, own);
+        if (lane != 0) continue;
+        shared.sums[own] = sum[i];
+        const int64_t part = (place.row * args.num_splits + blockIdx.y) * args.num_heads + place.head;
+        if (num_keys[i] > 0) args.log_sum_exps[part] = max[i] + logf(sum[i]);
     }
     __syncthreads();
     UNROLL
     for (int half = 0; half < 2 * MT; half++) {
-        const int head = half * 8 + lane / 4;
-        if (first_head + head >= args.num_heads) continue;
-        const float sum = shared.sums[head];
-        float* const out = args.parts + (first_out + head) * args.latent;
+        const int own = half * 8 + lane / 4;
+        const Place place(args, HEADS, first_row, num_rows, own);
+        const float sum = shared.sums[own];
+        if (!place.is_there || sum == 0.0f) continue; // no keys in this split
+        float* const out =
+            args.parts + ((place.row * args.num_splits + blockIdx.y) * args.num_heads + place.head) * args.latent;
         UNROLL
         for (int j = 0; j < PRODUCTS; j++) {
             const int column = (j * ATTENTION_WARPS + warp) * 16 + lane % 4 * 2;
@@ -262,6 +288,25 @@ template <int MT, int STAGES, bool FP8> DEVICE void attend(const AttentionArgs& 
                 out[column + c / 2 * 8 + c % 2] = acc[half / 2][j][c / 2][half % 2 * 2 + c % 2] / sum;
             }
         }
+    }
+}
+
+// blockIdx: group of heads, split, group of rows.
+template <int MT, int STAGES, bool FP8> DEVICE void attend(const AttentionArgs& args) {
+    using Shared = AttentionShared<MT, STAGES, FP8>;
+    const Shared shared(shared_memory(), args);
+    const int64_t first = int64_t(blockIdx.z) * args.rows_per_block;
+    const int64_t end = first + args.rows_per_block < args.num_rows ? first + args.rows_per_block : args.num_rows;
+    for (int64_t row = first; row < end;) {
+        int count = 1;
+        const int length = split_length(args.positions[row] + 1);
+        while (row + count < end && args.row_sequences[row + count] == args.row_sequences[row] &&
+               split_length(args.positions[row + count] + 1) == length) {
+            count++;
+        }
+        if (row > first) __syncthreads(); // the rows before have left shared memory
+        attend_rows<MT>(args, shared, row, count);
+        row += count;
     }
 }
 

@@ -481,9 +481,15 @@ fn check_absorbed(
     let mut numbers = Numbers(seed);
     let pages = Pages::new(&mut numbers, lengths, block_size, latent + rope);
     assert!(pages.max_blocks * block_size <= pages.num_slots);
-    // The last token of each sequence, and one before it.
-    let rows: Vec<(usize, usize)> =
-        lengths.iter().enumerate().flat_map(|(s, n)| [(s, n - 1), (s, (n - 1) / 2)]).collect();
+    // Some of the last tokens of each sequence, as a chunk of a prompt has them, or the last and one far before it.
+    let of_sequence = |(s, n): (usize, &usize)| -> Vec<(usize, usize)> {
+        match seed % 3 {
+            0 => vec![(s, n - 1), (s, (n - 1) / 2)],
+            1 => vec![(s, n - 1)],
+            _ => (n.saturating_sub(1 + (seed as usize / 3 + s) % 9)..*n).map(|position| (s, position)).collect(),
+        }
+    };
+    let rows: Vec<(usize, usize)> = lengths.iter().enumerate().flat_map(of_sequence).collect();
     let q = numbers.tensor(&[rows.len(), heads, latent + rope]);
     let sequences = u32s(&rows.iter().map(|(s, _)| *s as u32).collect::<Vec<_>>());
     let positions = u32s(&rows.iter().map(|(_, p)| *p as u32).collect::<Vec<_>>());
@@ -498,18 +504,22 @@ fn check_absorbed(
     let q = keep(&q, DType::BF16);
     let all = of(&on_gpu, &q, &cache);
     assert_close(&all, &oracle);
-    // The last row has the same bits alone.
-    let last = rows.len() - 1;
+    // Each row has the same bits alone.
     let [tables, sequences, positions] = &on_gpu;
-    let alone = [tables.clone(), sequences.rows(last, 1).unwrap(), positions.rows(last, 1).unwrap()];
-    let alone = values(&of(&alone, &q.rows(last, 1).unwrap(), &cache));
-    assert_eq!(&values(&all)[last * heads * latent..], &alone[..]);
+    let all = values(&all);
+    for row in [0, rows.len() / 2, rows.len() - 1] {
+        let alone = [tables.clone(), sequences.rows(row, 1).unwrap(), positions.rows(row, 1).unwrap()];
+        let alone = values(&of(&alone, &q.rows(row, 1).unwrap(), &cache));
+        assert_eq!(&all[row * heads * latent..][..heads * latent], &alone[..], "row {row} of {}", rows.len());
+    }
 }
 
 /// More keys than so many splits of the least length hold, and more rows than a launch takes.
 #[test]
 fn absorbed_attention_of_long_and_of_many_sequences() {
     check_absorbed(1, 2, (16, 16), (16, false), &[5000]);
+    // Splits of one length up to 64 · 256 keys, and longer ones for the last of these rows.
+    check_absorbed(26, 2, (16, 16), (64, true), &[64 * 256 + 3]);
     check_absorbed(2, 1, (16, 16), (4, true), &[3; 150]);
 }
 

@@ -1,5 +1,7 @@
 //! Absorbed attention over the paged cache: `attention.cu`.
 
+use std::ops::RangeInclusive;
+
 use bytemuck::{Pod, Zeroable};
 use candle_core::{DType, Result, bail};
 
@@ -14,6 +16,10 @@ const PAD: usize = 8;
 const MAX_LATENT: usize = 512;
 /// Rows times splits of a launch at most: bounds the memory of the parts.
 const MAX_PARTS: usize = 2048;
+/// Heads of a block.
+const HEADS: RangeInclusive<usize> = 16..=64;
+/// With 16 heads.
+const MAX_ROWS_PER_BLOCK: usize = 4;
 
 /// Rows of queries and what they see.
 pub(crate) struct AbsorbedForm<'a> {
@@ -47,6 +53,8 @@ struct AttentionArgs {
     max_blocks: i32,
     block_size: i32,
     num_splits: i32,
+    num_rows: i32,
+    rows_per_block: i32,
     unused: i32,
     scale: f32,
 }
@@ -80,7 +88,7 @@ impl Variant {
     /// The one with fewest idle places among those that the GPU has the shared memory for. All give the same bits.
     fn choose(num_heads: usize, size: EntrySize, shared_bytes: usize) -> Result<Self> {
         let fits = |variant: &&Self| variant.shared_bytes(size) <= shared_bytes;
-        let wanted = |variant: &&Self| variant.heads == 16 || num_heads > variant.heads / 2;
+        let wanted = |variant: &&Self| variant.heads == *HEADS.start() || num_heads > variant.heads / 2;
         match VARIANTS.iter().filter(fits).find(wanted) {
             Some(variant) => Ok(*variant),
             None => {
@@ -118,13 +126,19 @@ pub(crate) fn attend(form: &AbsorbedForm) -> Result<DeviceTensor> {
     // No row has more keys than its table leads to.
     let max_keys = form.tables.shape()[1] * form.block_size;
     let num_splits = MAX_SPLITS.min(max_keys.div_ceil(MIN_SPLIT)).max(1);
-    let part_rows = num_rows.min(MAX_PARTS / num_splits);
+    let part_rows = num_rows.min((MAX_PARTS / num_splits).max(MAX_ROWS_PER_BLOCK));
     let parts = DeviceTensor::temporary(gpu, &[part_rows, num_splits, num_heads, latent], DType::F32)?;
     let log_sum_exps = DeviceTensor::temporary(gpu, &[part_rows, num_splits, num_heads], DType::F32)?;
     let is_fp8 = form.cache.dtype() == DType::U8;
     let size = EntrySize { width, fp8_bytes: is_fp8.then(|| form.cache.shape()[1]) };
-    let variant = Variant::choose(num_heads, size, gpu.info().shared_bytes_per_block)?;
+    // Where sequences have several rows (chunks of prompts, guesses to be verified), neighbours share what is read.
+    let shares = num_rows >= 2 * form.tables.shape()[0];
+    let wanted_heads = if shares { num_heads.max(*HEADS.end()) } else { num_heads };
+    let variant = Variant::choose(wanted_heads, size, gpu.info().shared_bytes_per_block)?;
     let (heads, shared_bytes) = (variant.heads, variant.shared_bytes(size));
+    let rows_per_block = if shares { (heads / num_heads.next_multiple_of(16)).max(1) } else { 1 };
+    // A power of two, since the places of a block are divided evenly.
+    let rows_per_block = 1 << rows_per_block.ilog2();
     let kernel = if is_fp8 { variant.fp8_kernel } else { variant.kernel };
     for first in (0..num_rows).step_by(part_rows.max(1)) {
         let count = part_rows.min(num_rows - first);
@@ -143,11 +157,13 @@ pub(crate) fn attend(form: &AbsorbedForm) -> Result<DeviceTensor> {
             max_blocks: form.tables.shape()[1] as i32,
             block_size: form.block_size as i32,
             num_splits: num_splits as i32,
+            num_rows: count as i32,
+            rows_per_block: rows_per_block as i32,
             unused: 0,
             scale: form.scale,
         };
         // Splits that a row does not have end at once.
-        let blocks = (num_heads.div_ceil(heads), num_splits, count);
+        let blocks = (num_heads.div_ceil(heads), num_splits, count.div_ceil(rows_per_block));
         gpu.launch(kernel, Grid { blocks, threads: THREADS, shared_bytes }, &[&args])?;
         let blocks = (num_heads, count, 1);
         gpu.launch("merge_splits", Grid { blocks, threads: THREADS, shared_bytes: 0 }, &[&args])?;
