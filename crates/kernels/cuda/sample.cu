@@ -79,23 +79,14 @@ DEVICE uint64_t block_max(uint64_t value, SampleShared& shared) {
     return value;
 }
 
-DEVICE double block_sum(double value, SampleShared& shared) {
+// Every thread gets the sum, made in an order that does not change. `scratch`: a place per warp.
+template <class T> DEVICE T block_sum(T value, T* scratch) {
     for (int mask = WARP / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
     __syncthreads();
-    if (threadIdx.x % WARP == 0) shared.doubles[threadIdx.x / WARP] = value;
+    if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = value;
     __syncthreads();
-    double sum = 0.0;
-    for (int warp = 0; warp < SAMPLE_WARPS; warp++) sum += shared.doubles[warp];
-    return sum;
-}
-
-DEVICE uint64_t block_sum(uint64_t value, SampleShared& shared) {
-    for (int mask = WARP / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
-    __syncthreads();
-    if (threadIdx.x % WARP == 0) shared.words[threadIdx.x / WARP] = value;
-    __syncthreads();
-    uint64_t sum = 0;
-    for (int warp = 0; warp < SAMPLE_WARPS; warp++) sum += shared.words[warp];
+    T sum = 0;
+    for (int warp = 0; warp < SAMPLE_WARPS; warp++) sum += scratch[warp];
     return sum;
 }
 
@@ -275,7 +266,7 @@ DEVICE uint32_t choose(const SampleArgs& args, const SampleRow& row, const float
             const float scaled = candidates.scaled(i);
             if (candidates.has(i, scaled)) mass += mass_of(scaled);
         }
-        const double wanted = row.top_p * double(block_sum(mass, shared));
+        const double wanted = row.top_p * double(block_sum(mass, shared.words));
         candidates.least = cut<true>(candidates, uint64_t(ceil(wanted)), shared);
     }
     id = draw(candidates, row.key, first, shared);
@@ -289,7 +280,7 @@ DEVICE void report(const SampleArgs& args, const SampleRow& row, const float* lo
     const float max = logits[id_of(rank)];
     double sum = 0.0;
     for (int id = threadIdx.x; id < args.vocab; id += SAMPLE_THREADS) sum += double(expf(logits[id] - max));
-    const double log_sum_exp = double(max) + log(block_sum(sum, shared));
+    const double log_sum_exp = double(max) + log(block_sum(sum, shared.doubles));
     if (threadIdx.x == 0) result.logprob = float(double(logits[result.id]) - log_sum_exp);
     const int num_top = min(min(row.num_top, args.vocab), MAX_TOP);
     for (int place = 0; place < num_top; place++) {
