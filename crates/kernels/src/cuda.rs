@@ -26,5 +26,5 @@ pub(crate) use moe::{experts, gate_logits, gated, route};
 pub(crate) use naive::{NaiveForm, NaiveState, gather, naive};
 pub(crate) use rows::{Rotation, add_rms_norm, embed, rms_norm, rotate};
 pub use sample::{Adjustment, DeviceSampler, MAX_TOP, NO_TOKEN, SampleBatch, SampleResult, SampleRow};
-pub use staging::Staging;
+pub use staging::{Staging, Uploader};
 pub use tensor::DeviceTensor;

@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::DType;
 use half::{bf16, f16};
 use memmap2::{Mmap, UncheckedAdvice};
+use moesaic_kernels::cuda::Uploader;
 use moesaic_kernels::{Device, Element, PackedMatrix, Tensor, host, ops::Weight};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
@@ -85,6 +86,8 @@ pub struct Weights {
     dtype: DType,
     quantization: Quantization,
     device: Device,
+    /// The same pinned memory for all tensors: pinning takes longer than many a copy.
+    uploader: Option<Mutex<Uploader>>,
     progress: Arc<Progress>,
 }
 
@@ -132,7 +135,8 @@ impl Weights {
             }
         }
         let LoadOptions { device, dtype, quantization, .. } = options.clone();
-        Ok(Self { files, index, fp8_block, dtype, quantization, device, progress })
+        let uploader = device.gpu().map(|gpu| Uploader::new(gpu, usize::MAX)).transpose()?.map(Mutex::new);
+        Ok(Self { files, index, fp8_block, dtype, quantization, device, uploader, progress })
     }
 
     /// Whether matrices are packed, that is apart from their tensors.
@@ -189,8 +193,8 @@ impl Weights {
         let flat: Vec<String> = names.iter().flatten().cloned().collect();
         let parts = flat.len() / names.len().max(1);
         let dims = (names.len(), parts * num_rows, num_in);
-        if let Device::Gpu(gpu) = &self.device {
-            return self.device_matrices(gpu, &flat, shape, (dims, is_gated));
+        if self.device.gpu().is_some() {
+            return self.device_matrices(&flat, shape, (dims, is_gated));
         }
         if !self.packs() {
             let stacked = self.read_all::<f32>(&flat, &shape, vec![dims.0, dims.1, dims.2])?;

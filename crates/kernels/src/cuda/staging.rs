@@ -160,9 +160,63 @@ impl Staging {
     }
 }
 
+/// Brings what is too large for one piece of pinned memory: while one piece is copied, the next is made.
+pub struct Uploader {
+    gpu: Arc<Gpu>,
+    pieces: [Piece; 2],
+}
+
+impl std::fmt::Debug for Uploader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Uploader")
+    }
+}
+
+impl Uploader {
+    /// For tensors of any size, brought in pieces of at most `bytes`.
+    ///
+    /// # Errors
+    /// When the host's memory cannot be pinned.
+    pub fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {
+        let bytes = bytes.clamp(ALIGNMENT, PIECE_BYTES);
+        Ok(Self { gpu: Arc::clone(gpu), pieces: [Piece::new(gpu, bytes)?, Piece::new(gpu, bytes)?] })
+    }
+
+    /// A persistent tensor from values that `fill(first byte, bytes)` gives piece by piece, in order.
+    ///
+    /// # Errors
+    /// Those of `fill`, and when there is no memory.
+    pub fn tensor<E: From<Error>>(
+        &mut self,
+        shape: &[usize],
+        dtype: DType,
+        mut fill: impl FnMut(usize, &mut [u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<DeviceTensor, E> {
+        let tensor = DeviceTensor::persistent(&self.gpu, shape, dtype)?;
+        let (size, piece) = (tensor.num_bytes(), self.pieces[0].pinned.bytes);
+        for (index, start) in (0..size).step_by(piece).enumerate() {
+            let buffer = &mut self.pieces[index % 2];
+            buffer.wait()?;
+            let bytes = &mut buffer.pinned.bytes_mut()[..piece.min(size - start)];
+            fill(start, bytes)?;
+            self.gpu.bind()?;
+            // SAFETY: inside the tensor; the piece is not touched again before its event has come.
+            #[expect(unsafe_code, reason = "driver calls on valid handles")]
+            unsafe {
+                result::memcpy_htod_async(tensor.address() + start as u64, bytes, self.gpu.stream)
+                    .and_then(|()| result::event::record(buffer.copied, self.gpu.stream))
+            }
+            .map_err(failed("an upload failed"))?;
+        }
+        for piece in &self.pieces {
+            piece.wait()?;
+        }
+        Ok(tensor)
+    }
+}
+
 impl DeviceTensor {
-    /// A persistent tensor from values that `fill(first byte, bytes)` gives piece by piece, in order: while one piece is
-    /// copied to the device, the next is made.
+    /// A persistent tensor from values that `fill(first byte, bytes)` gives piece by piece, in order.
     ///
     /// # Errors
     /// Those of `fill`, and when there is no memory.
@@ -170,30 +224,9 @@ impl DeviceTensor {
         gpu: &Arc<Gpu>,
         shape: &[usize],
         dtype: DType,
-        mut fill: impl FnMut(usize, &mut [u8]) -> std::result::Result<(), E>,
+        fill: impl FnMut(usize, &mut [u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<Self, E> {
-        let tensor = Self::persistent(gpu, shape, dtype)?;
-        let size = tensor.num_bytes();
-        let piece = PIECE_BYTES.min(size.max(1));
-        let mut buffers = [Piece::new(gpu, piece)?, Piece::new(gpu, piece)?];
-        for (index, start) in (0..size).step_by(piece).enumerate() {
-            let buffer = &mut buffers[index % 2];
-            buffer.wait()?;
-            let bytes = &mut buffer.pinned.bytes_mut()[..piece.min(size - start)];
-            fill(start, bytes)?;
-            gpu.bind()?;
-            // SAFETY: inside the tensor; the piece is not touched again before its event has come.
-            #[expect(unsafe_code, reason = "driver calls on valid handles")]
-            unsafe {
-                result::memcpy_htod_async(tensor.address() + start as u64, bytes, gpu.stream)
-                    .and_then(|()| result::event::record(buffer.copied, gpu.stream))
-            }
-            .map_err(failed("an upload failed"))?;
-        }
-        for buffer in &buffers {
-            buffer.wait()?;
-        }
-        Ok(tensor)
+        Uploader::new(gpu, shape.iter().product::<usize>() * dtype.size_in_bytes())?.tensor(shape, dtype, fill)
     }
 
     /// A persistent tensor of zeros.
@@ -235,6 +268,10 @@ struct Piece {
     pinned: Pinned,
     copied: sys::CUevent,
 }
+
+// SAFETY: an event's handle is only passed to the driver, whose functions may be called from any thread.
+#[expect(unsafe_code, reason = "handles are pointers, which the compiler takes for unshareable")]
+unsafe impl Send for Piece {}
 
 impl Piece {
     fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {

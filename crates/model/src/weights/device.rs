@@ -1,11 +1,10 @@
 //! Weights on their way to a GPU: piece by piece from the mapped file through pinned memory, FP8 as it is.
 
-use std::sync::Arc;
+use std::sync::PoisonError;
 
 use candle_core::DType;
 use half::bf16;
-use moesaic_kernels::Device;
-use moesaic_kernels::cuda::{DeviceMatrix, DeviceTensor, Gpu};
+use moesaic_kernels::cuda::{DeviceMatrix, DeviceTensor, Uploader};
 use moesaic_kernels::ops::Weight;
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -20,25 +19,26 @@ impl Weights {
     /// Tensors of one shape `(out, in)` as matrices `dims`: bf16, or e4m3 with its scales where all of them are that.
     pub(super) fn device_matrices(
         &self,
-        gpu: &Arc<Gpu>,
         names: &[String],
         shape: [usize; 2],
         (dims, is_gated): ((usize, usize, usize), bool),
     ) -> Result<Weight, ModelError> {
         // All views first: nothing is allocated for a checkpoint that does not fit.
         let views = names.iter().map(|name| self.view(name, &shape)).collect::<Result<Vec<_>, _>>()?;
+        let uploader = self.uploader.as_ref().expect("made where the device is a GPU");
+        let mut uploader = uploader.lock().unwrap_or_else(PoisonError::into_inner);
         let num_fp8 = views.iter().filter(|view| view.dtype == Dtype::F8_E4M3).count();
         let block = self.fp8_block.filter(|(_, columns)| num_fp8 == views.len() && columns % 8 == 0);
         let matrix = match block {
-            Some(block) => self.fp8_matrix(gpu, names, &views, (dims, block, is_gated))?,
+            Some(block) => self.fp8_matrix(&mut uploader, names, &views, (dims, block, is_gated))?,
             None if num_fp8 == 0 => {
-                let values = self.streamed_bf16(gpu, names, &views, dims)?;
+                let values = self.streamed_bf16(&mut uploader, names, &views, dims)?;
                 DeviceMatrix::new(values, is_gated)?
             }
             // A mixture: widened on the host.
             None => {
                 let wide = self.read_all::<bf16>(names, &shape, vec![dims.0, dims.1, dims.2])?;
-                let kept = Device::Gpu(Arc::clone(gpu)).keep(wide)?;
+                let kept = self.device.keep(wide)?;
                 DeviceMatrix::new(kept.device()?.clone(), is_gated)?
             }
         };
@@ -50,14 +50,14 @@ impl Weights {
 
     fn streamed_bf16(
         &self,
-        gpu: &Arc<Gpu>,
+        uploader: &mut Uploader,
         names: &[String],
         views: &[View],
         dims: (usize, usize, usize),
     ) -> Result<DeviceTensor, ModelError> {
         let shape = [dims.0, dims.1, dims.2];
         if views.iter().all(|view| view.dtype == Dtype::BF16) {
-            return DeviceTensor::from_pieces(gpu, &shape, DType::BF16, self.copy_of(views));
+            return uploader.tensor(&shape, DType::BF16, self.copy_of(views));
         }
         let tensor_len = dims.0 * dims.1 * dims.2 / views.len().max(1);
         let fill = |start: usize, out: &mut [u8]| {
@@ -79,7 +79,7 @@ impl Weights {
                 Ok::<(), ModelError>(())
             })
         };
-        DeviceTensor::from_pieces(gpu, &shape, DType::BF16, fill)
+        uploader.tensor(&shape, DType::BF16, fill)
     }
 
     /// Gives the bytes of tensors of one size, one after the other, as they are in the file.
@@ -103,7 +103,7 @@ impl Weights {
 
     fn fp8_matrix(
         &self,
-        gpu: &Arc<Gpu>,
+        uploader: &mut Uploader,
         names: &[String],
         views: &[View],
         (dims, block, is_gated): ((usize, usize, usize), (usize, usize), bool),
@@ -116,8 +116,8 @@ impl Weights {
             names.iter().map(|name| self.scales(name, scale_shape)).collect::<Result<_, _>>()?;
         let shape = (groups, num_parts, scale_shape[0], scale_shape[1]);
         let scales = candle_core::Tensor::from_vec(scales.concat(), shape, &candle_core::Device::Cpu)?;
-        let values = DeviceTensor::from_pieces(gpu, &[dims.0, dims.1, dims.2], DType::U8, self.copy_of(views))?;
-        let scales = Device::Gpu(Arc::clone(gpu)).keep(scales)?;
+        let values = uploader.tensor(&[dims.0, dims.1, dims.2], DType::U8, self.copy_of(views))?;
+        let scales = self.device.keep(scales)?;
         Ok(DeviceMatrix::fp8(values, scales.device()?.clone(), block, is_gated)?)
     }
 }
