@@ -12,7 +12,7 @@ use moesaic_scheduler::{
 };
 use moesaic_worker::{GpuConfig, GpuSampler, GpuWorker, Numerics, Sampler, SamplingRow, TokenCounts};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::server::{PATIENCE, Server, binary, on_gpu};
 use crate::support::{BLOCK_SIZE, checkpoint, gpu, load_on};
@@ -370,6 +370,25 @@ async fn serves() {
     let choice = &answer["choices"][0];
     assert!(["perhaps", "never"].contains(&choice["message"]["content"].as_str().unwrap()), "{answer}");
     assert_eq!(choice["logprobs"]["content"][0]["top_logprobs"].as_array().unwrap().len(), 2);
+}
+
+/// After a bad access a GPU answers nothing any more: the request gets an error, and the process ends to be restarted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_gpu_ends_the_process() {
+    // A real one is not to be broken.
+    if std::env::var_os("MOESAIC_TEST_GPU").is_some() {
+        return;
+    }
+    let mut command = Command::new(binary());
+    let args = ["serve", "--port", "0", "--device", "cuda", "--max-model-len", "256", "--max-num-batched-tokens", "64"];
+    on_gpu(&mut command).args(args).env("MOESAIC_EMULATOR_LOSE_GPU_AFTER", "300");
+    let mut server = Server::start_command(&mut command);
+    let mut body = json!({"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 200});
+    body["ignore_eos"] = json!(true);
+    let response = server.post("/v1/chat/completions", &body).send().await.unwrap();
+    let (status, error): (_, Value) = (response.status(), response.json().await.unwrap());
+    assert_eq!((status.as_u16(), &error["error"]["type"]), (500, &json!("server_error")), "{error}");
+    assert!(!server.wait().await.success());
 }
 
 /// What cannot be served on a GPU is said at the start.

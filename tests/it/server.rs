@@ -52,7 +52,8 @@ impl Server {
         )
     }
 
-    fn start_command(command: &mut Command) -> Self {
+    /// Starts a command that serves on a free port.
+    pub fn start_command(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();

@@ -1,5 +1,6 @@
 // Initialisation, the one device, its context, and the names of results.
 #include <atomic>
+#include <climits>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -79,8 +80,17 @@ CUresult refuse(CUresult result, const char* format, ...) {
     return result;
 }
 
+// Launches until the GPU is lost, as after a bad access: from then on every call fails.
+static std::atomic<long> launches_left{[] {
+    const char* text = std::getenv("MOESAIC_EMULATOR_LOSE_GPU_AFTER");
+    return text != nullptr ? std::atol(text) : LONG_MAX;
+}()};
+
+CUresult count_launch() { return launches_left.fetch_sub(1) > 0 ? CUDA_SUCCESS : CUDA_ERROR_ILLEGAL_ADDRESS; }
+
 CUresult check_context() {
     if (!is_initialized) return CUDA_ERROR_NOT_INITIALIZED;
+    if (launches_left.load() < 0) return CUDA_ERROR_ILLEGAL_ADDRESS;
     return context != nullptr ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 

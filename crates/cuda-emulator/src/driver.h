@@ -34,6 +34,7 @@ typedef void (*CUhostFn)(void*);
     X(ERROR_ILLEGAL_STATE, 401, "the operation cannot be performed in the present state")                 \
     X(ERROR_NOT_FOUND, 500, "named symbol not found")                                                     \
     X(ERROR_NOT_READY, 600, "device not ready")                                                           \
+    X(ERROR_ILLEGAL_ADDRESS, 700, "an illegal memory access was encountered")                              \
     X(ERROR_NOT_SUPPORTED, 801, "operation not supported")                                                \
     X(ERROR_STREAM_CAPTURE_UNSUPPORTED, 900, "operation not permitted when stream is capturing")          \
     X(ERROR_STREAM_CAPTURE_INVALIDATED, 901, "operation failed due to a previous error during capture")   \
@@ -51,6 +52,8 @@ enum : CUresult {
 namespace emulated {
 
 // A message on stderr for a refusal whose result alone would not say why.
+// Called by every launch: whether the GPU is still there (MOESAIC_EMULATOR_LOSE_GPU_AFTER).
+CUresult count_launch();
 // Bytes of shared memory that a block can have; MOESAIC_EMULATOR_SHARED_MEMORY makes them fewer.
 int shared_memory_limit();
 CUresult refuse(CUresult result, const char* format, ...) __attribute__((format(printf, 2, 3)));

@@ -106,6 +106,7 @@ API CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_
                             unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void** params,
                             void** extra) {
     CHECK(emulated::check_context());
+    CHECK(emulated::count_launch());
     if (function == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     if (extra != nullptr || (params == nullptr && function->arguments != 0)) {
         return refuse(CUDA_ERROR_NOT_SUPPORTED, "kernel %s: arguments must be passed in kernelParams", function->name);

@@ -351,6 +351,7 @@ API CUresult cuGraphUpload(CUgraphExec, CUstream) { return check_context(); }
 
 API CUresult cuGraphLaunch(CUgraphExec executable, CUstream handle) {
     CHECK(check_context());
+    CHECK(emulated::count_launch());
     const CUstream stream = resolve(handle);
     bool is_recorded;
     CHECK(record(stream, &is_recorded, [&](EmulatedGraph& graph) {
