@@ -92,7 +92,10 @@ impl Variant {
         match VARIANTS.iter().filter(fits).find(wanted) {
             Some(variant) => Ok(*variant),
             None => {
-                bail!("GPU: attention over {} values needs more shared memory than {shared_bytes} bytes", size.width)
+                bail!(
+                    "GPU: attention over {} values per token needs more shared memory than the {shared_bytes} bytes of this GPU",
+                    size.width
+                )
             }
         }
     }
