@@ -403,8 +403,13 @@ fn refusals() {
     check(&["--device", "cuda", "--dtype", "f32"], "computed in bf16");
     check(&["--device", "cuda", "--quantization", "int8"], "int8 and int4");
     check(&["--device", "cuda", "--kv-cache-memory", "1GB", "--max-model-len", "100000"], "at most 8192");
-    // Real ones have more than the emulator's 8 GiB.
+    // Real ones have more than the emulator's 8 GiB, and as much shared memory as they have.
     if std::env::var_os("MOESAIC_TEST_GPU").is_none() {
+        let mut command = Command::new(binary());
+        on_gpu(&mut command).args(["serve", "--port", "0", "--device", "cuda", "--kv-cache-dtype", "fp8"]);
+        let output = command.env("MOESAIC_EMULATOR_SHARED_MEMORY", "9000").output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && log.contains("needs more shared memory"), "{log}");
         let large = ["--device", "cuda", "--kv-cache-memory", "10GB", "--max-num-seqs", "4000"];
         check(&[&large[..], &["--max-num-batched-tokens", "4000"]].concat(), "no memory");
     }

@@ -107,16 +107,3 @@ KERNEL(self_test_misuse, 1024)(int kind) {
     }
 }
 EXPORT(self_test_misuse)
-
-// How fast is a meeting? `kind`: 0 barrier, 1 product, 2 shuffle.
-KERNEL(self_test_meetings, 1024)(float* out, int count, int kind) {
-    float sums[4] = {0, 0, 0, 0};
-    const uint32_t a[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80}, b[2] = {0x3f803f80, 0x3f803f80};
-    for (int i = 0; i < count; i++) {
-        if (kind == 0) __syncthreads();
-        if (kind == 1) mma_bf16(sums, a, b);
-        if (kind == 2) sums[0] += shuffle_xor(sums[0] + 1, 1);
-    }
-    out[blockIdx.x * blockDim.x + threadIdx.x] = sums[0];
-}
-EXPORT(self_test_meetings)

@@ -9,7 +9,6 @@
 use std::ffi::{CString, c_void};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUresult};
@@ -238,7 +237,6 @@ fn mistakes_of_the_host_are_errors() {
 
 /// Not a test: what `misuse_aborts` runs in a process of its own.
 #[test]
-#[ignore = "aborts"]
 fn misuse() {
     let Ok(kind) = std::env::var(MISUSE) else { return };
     let kind: i32 = kind.parse().expect("a number");
@@ -247,7 +245,6 @@ fn misuse() {
 
 /// Not a test: what `overruns_are_reported` runs. 0: past an allocation; 1: past the shared memory; 2: after a free.
 #[test]
-#[ignore = "aborts"]
 fn overrun() {
     let Ok(kind) = std::env::var(MISUSE) else { return };
     let device = Device::new();
@@ -266,7 +263,7 @@ fn overrun() {
 /// What a child process with one of the tests above writes to stderr before it aborts.
 fn last_words(test: &str, kind: usize) -> String {
     let mut child = Command::new(std::env::current_exe().expect("this test's path"));
-    child.args([test, "--exact", "--ignored", "--nocapture"]).env(MISUSE, kind.to_string());
+    child.args([test, "--exact", "--nocapture"]).env(MISUSE, kind.to_string());
     let output = child.output().expect("a child process");
     assert!(!output.status.success(), "{test} {kind} did not abort");
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -327,22 +324,4 @@ fn threads_launch_at_the_same_time() {
             });
         }
     });
-}
-
-/// Prints what a lane pays for a meeting: `cargo test --release -- --ignored --nocapture speed`.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let device = Device::new();
-    let out = allocate(1024 * 4);
-    for (kind, name) in [(0_i32, "barrier"), (1, "product"), (2, "shuffle")] {
-        for threads in [32_u32, 256, 1024] {
-            let count = 20_000_i32;
-            let start = Instant::now();
-            let mut arguments = [argument(&out), argument(&count), argument(&kind)];
-            device.launch("self_test_meetings", 1, threads, 0, &mut arguments);
-            let each = start.elapsed().as_secs_f64() * 1e9 / f64::from(count) / f64::from(threads);
-            eprintln!("{name} of {threads} threads: {each:.1} ns per lane");
-        }
-    }
 }
