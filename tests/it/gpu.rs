@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use candle_core::DType;
-use moesaic_engine::{Executor, SequenceMask, TokenMask};
+use moesaic_engine::{Executor, SequenceMask, StepHandle, TokenMask};
 use moesaic_kernels::cuda::{DeviceTensor, Gpu};
 use moesaic_model::Device;
 use moesaic_scheduler::{
@@ -33,20 +33,29 @@ struct Driven {
     sampling: SamplingParams,
     /// First of its blocks.
     block: u32,
+    /// Tokens of the answer that were planned.
+    num_planned: usize,
     answer: Vec<SampledToken>,
 }
 
 impl Driven {
     fn new(index: u32, prompt_len: u32, sampling: SamplingParams) -> Self {
         let prompt = (0..prompt_len).map(|i| (i * 37 + index * 101 + i * i * 7) % VOCAB as u32).collect();
-        Self { id: SequenceId(u64::from(index)), prompt, sampling, block: index * 8, answer: Vec::new() }
+        Self {
+            id: SequenceId(u64::from(index)),
+            prompt,
+            sampling,
+            block: index * 8,
+            num_planned: 0,
+            answer: Vec::new(),
+        }
     }
 
     /// Its share of the next step: the whole prompt first, then a token at a time.
-    fn schedule(&self, plan: &mut SchedulerOutput) {
-        let num_tokens = self.prompt.len() + self.answer.len();
+    fn schedule(&mut self, plan: &mut SchedulerOutput) {
+        let num_tokens = self.prompt.len() + self.num_planned;
         let blocks = |tokens: usize| (0..tokens.div_ceil(BLOCK_SIZE) as u32).map(|block| BlockId(self.block + block));
-        let is_new = self.answer.is_empty();
+        let is_new = self.num_planned == 0;
         if is_new {
             plan.new_sequences.push(NewSequence {
                 id: self.id,
@@ -61,32 +70,47 @@ impl Driven {
             id: self.id,
             start: if is_new { 0 } else { num_tokens - 1 },
             num_new_tokens: if is_new { num_tokens } else { 1 },
-            appended_token_ids: self.answer.last().filter(|_| !is_new).map(|token| token.id).into_iter().collect(),
             draft_tokens: vec![],
             new_blocks: if is_new { vec![] } else { blocks(num_tokens).skip(known.div_ceil(BLOCK_SIZE)).collect() },
             samples: true,
         });
+        self.num_planned += 1;
     }
 }
 
-/// Drives sequences together for a number of tokens each; gives their answers.
-fn drive(worker: &mut GpuWorker, sequences: &mut [Driven], num_tokens: usize, masks: &[SequenceMask]) {
+/// Drives sequences together for a number of tokens each. When steps overlap, each is launched before the tokens of the
+/// one before it are known.
+fn drive(worker: &mut GpuWorker, sequences: &mut [Driven], num_tokens: usize, masks: &[SequenceMask], overlaps: bool) {
+    let collect = |worker: &mut GpuWorker, sequences: &mut [Driven], handle: StepHandle| {
+        let output = worker.collect(handle).unwrap();
+        for (sequence, result) in sequences.iter_mut().zip(output.results) {
+            let SequenceResult::Tokens { mut tokens, .. } = result else { panic!("{result:?}") };
+            assert_eq!(tokens.len(), 1);
+            sequence.answer.append(&mut tokens);
+        }
+    };
+    let mut under_way = None;
     for step in 0..num_tokens as u64 {
         let mut plan = SchedulerOutput { step, ..SchedulerOutput::default() };
         if step == 0 {
             // What an earlier run left.
             plan.dropped = (0..8).map(SequenceId).collect();
         }
-        for sequence in sequences.iter() {
+        for sequence in sequences.iter_mut() {
             sequence.schedule(&mut plan);
         }
         let handle = worker.launch(&plan).unwrap();
-        let output = worker.collect(handle, masks).unwrap();
-        for (sequence, result) in sequences.iter_mut().zip(output.results) {
-            let SequenceResult::Tokens { mut tokens, .. } = result else { panic!("{result:?}") };
-            assert_eq!(tokens.len(), 1);
-            sequence.answer.append(&mut tokens);
+        if let Some(handle) = under_way.take() {
+            collect(worker, sequences, handle);
         }
+        worker.sample(handle, masks).unwrap();
+        under_way = Some(handle).filter(|_| overlaps);
+        if !overlaps {
+            collect(worker, sequences, handle);
+        }
+    }
+    if let Some(handle) = under_way {
+        collect(worker, sequences, handle);
     }
 }
 
@@ -94,23 +118,29 @@ fn sampled(seed: u64) -> SamplingParams {
     SamplingParams { temperature: 0.9, top_p: 0.95, seed, logprobs: Some(3), ..SamplingParams::default() }
 }
 
-/// Recorded steps, padded to their bucket, give the bits of unrecorded ones; a sequence alone those among others.
+/// Recorded steps, padded to their bucket, give the bits of unrecorded ones; steps launched before the tokens of the one
+/// before are known those of others; a sequence alone those among others.
 #[test]
 fn recorded_alone_and_together() {
     let lengths = [5, 17, 1, 33, 16];
-    let run = |numerics: Numerics, records: bool, indices: &[usize]| {
+    let run = |numerics: Numerics, records: bool, overlaps: bool, indices: &[usize]| {
         let mut worker = worker("deepseek_v3_mtp", numerics, records);
+        // Penalties need to know all tokens before.
+        let penalised = |i: usize| SamplingParams { frequency_penalty: 0.5 * (i % 2) as f32, ..sampled(i as u64) };
         let mut sequences: Vec<Driven> =
-            indices.iter().map(|&i| Driven::new(i as u32, lengths[i], sampled(i as u64))).collect();
-        drive(&mut worker, &mut sequences, 20, &[]);
+            indices.iter().map(|&i| Driven::new(i as u32, lengths[i], penalised(i))).collect();
+        drive(&mut worker, &mut sequences, 20, &[], overlaps);
         assert_eq!(worker.num_recorded() > 0, records);
         sequences.into_iter().map(|sequence| sequence.answer).collect::<Vec<_>>()
     };
     for numerics in [Numerics::Strict, Numerics::Fast { naive_min_tokens: 8 }] {
-        let together = run(numerics, true, &[0, 1, 2, 3, 4]);
-        assert_eq!(together, run(numerics, false, &[0, 1, 2, 3, 4]), "{numerics:?}");
+        let together = run(numerics, true, true, &[0, 1, 2, 3, 4]);
+        for (records, overlaps) in [(true, false), (false, true)] {
+            let other = run(numerics, records, overlaps, &[0, 1, 2, 3, 4]);
+            assert_eq!(together, other, "{numerics:?}, recorded {records}, overlapping {overlaps}");
+        }
         for index in [1, 3] {
-            assert_eq!(together[index], run(numerics, true, &[index])[0], "{numerics:?}, sequence {index}");
+            assert_eq!(together[index], run(numerics, true, true, &[index])[0], "{numerics:?}, sequence {index}");
         }
     }
 }
@@ -118,7 +148,8 @@ fn recorded_alone_and_together() {
 /// What one step of one sequence gives.
 fn step(worker: &mut GpuWorker, plan: &SchedulerOutput) -> Vec<SampledToken> {
     let handle = worker.launch(plan).unwrap();
-    let output = worker.collect(handle, &[]).unwrap();
+    worker.sample(handle, &[]).unwrap();
+    let output = worker.collect(handle).unwrap();
     let SequenceResult::Tokens { tokens, .. } = &output.results[0] else { panic!("{output:?}") };
     tokens.clone()
 }
@@ -128,7 +159,7 @@ fn step(worker: &mut GpuWorker, plan: &SchedulerOutput) -> Vec<SampledToken> {
 fn chunks_cached_prefixes_and_preemption() {
     let mut worker = worker("deepseek_v2_group", Numerics::Strict, true);
     let mut whole = [Driven::new(0, 40, sampled(5))];
-    drive(&mut worker, &mut whole, 3, &[]);
+    drive(&mut worker, &mut whole, 3, &[], false);
     let [whole] = whole;
     let new = |blocks: &[u32], token_ids: Vec<u32>| NewSequence {
         id: SequenceId(1),
@@ -137,11 +168,10 @@ fn chunks_cached_prefixes_and_preemption() {
         block_table: blocks.iter().map(|block| BlockId(*block)).collect(),
         sampling: whole.sampling.clone(),
     };
-    let part = |start: usize, num_new_tokens: usize, appended: Vec<u32>, samples: bool| ScheduledSequence {
+    let part = |start: usize, num_new_tokens: usize, samples: bool| ScheduledSequence {
         id: SequenceId(1),
         start,
         num_new_tokens,
-        appended_token_ids: appended,
         draft_tokens: vec![],
         new_blocks: vec![],
         samples,
@@ -154,26 +184,25 @@ fn chunks_cached_prefixes_and_preemption() {
     };
     // Three chunks, of which only the last gives a token; then a recorded step.
     let fresh = Some(new(&[20, 21, 22], whole.prompt.clone()));
-    assert_eq!(step(&mut worker, &plan(fresh, part(0, 17, vec![], false))), []);
-    assert_eq!(step(&mut worker, &plan(None, part(17, 1, vec![], false))), []);
-    assert_eq!(step(&mut worker, &plan(None, part(18, 22, vec![], true))), whole.answer[..1]);
-    let first = whole.answer[0].id;
-    assert_eq!(step(&mut worker, &plan(None, part(40, 1, vec![first], true))), whole.answer[1..2]);
+    assert_eq!(step(&mut worker, &plan(fresh, part(0, 17, false))), []);
+    assert_eq!(step(&mut worker, &plan(None, part(17, 1, false))), []);
+    assert_eq!(step(&mut worker, &plan(None, part(18, 22, true))), whole.answer[..1]);
+    assert_eq!(step(&mut worker, &plan(None, part(40, 1, true))), whole.answer[1..2]);
     // Preempted: prompt and answer so far are computed again, elsewhere.
-    let second = whole.answer[1].id;
-    let all = [&whole.prompt[..], &[first, second]].concat();
+    let [first, second, _] = &whole.answer[..] else { panic!("three tokens") };
+    let all = [&whole.prompt[..], &[first.id, second.id]].concat();
     let again = Some(new(&[30, 31, 32], all.clone()));
-    assert_eq!(step(&mut worker, &plan(again, part(0, 42, vec![], true))), whole.answer[2..]);
+    assert_eq!(step(&mut worker, &plan(again, part(0, 42, true))), whole.answer[2..]);
     // Two blocks of the first run are there already.
     let hit = Some(new(&[0, 1, 33], all));
-    assert_eq!(step(&mut worker, &plan(hit, part(32, 10, vec![], true))), whole.answer[2..]);
+    assert_eq!(step(&mut worker, &plan(hit, part(32, 10, true))), whole.answer[2..]);
 }
 
 /// A step that cannot be computed ends alone; the next one is in order.
 #[test]
 fn failing_steps() {
     let mut worker = worker("deepseek_v2_lite", Numerics::Strict, true);
-    let sequence = Driven::new(0, 5, sampled(1));
+    let mut sequence = Driven::new(0, 5, sampled(1));
     let mut plan = SchedulerOutput::default();
     sequence.schedule(&mut plan);
     let mut broken = plan.clone();
@@ -193,7 +222,7 @@ fn constrained() {
     for id in [7, 200] {
         mask.allow(id);
     }
-    drive(&mut worker, &mut sequences, 12, &[SequenceMask { id: SequenceId(1), mask }]);
+    drive(&mut worker, &mut sequences, 12, &[SequenceMask { id: SequenceId(1), mask }], true);
     assert!(sequences[1].answer.iter().all(|token| [7, 200].contains(&token.id)));
     assert!(sequences[0].answer.iter().any(|token| ![7, 200].contains(&token.id)));
 }
@@ -206,12 +235,18 @@ fn prompt_logprobs_in_pieces() {
     let config =
         GpuConfig { max_num_seqs: 2, max_num_batched_tokens: 150, records_steps: true, eos_token_ids: vec![0] };
     let mut worker = GpuWorker::new(runner, config).unwrap();
-    let sequence = Driven::new(0, 150, SamplingParams { prompt_logprobs: Some(2), ..sampled(1) });
+    let sampling = SamplingParams { prompt_logprobs: Some(2), ..sampled(1) };
+    let mut sequence = Driven::new(0, 150, sampling.clone());
     let mut plan = SchedulerOutput::default();
     sequence.schedule(&mut plan);
     plan.new_sequences[0].block_table = (0..10).map(BlockId).collect();
     let handle = worker.launch(&plan).unwrap();
-    let output = worker.collect(handle, &[]).unwrap();
+    worker.sample(handle, &[]).unwrap();
+    // The first token is known before this step is collected.
+    let mut second = SchedulerOutput { step: 1, ..SchedulerOutput::default() };
+    sequence.schedule(&mut second);
+    let second_handle = worker.launch(&second).unwrap();
+    let output = worker.collect(handle).unwrap();
     let SequenceResult::Tokens { tokens, prompt_logprobs, .. } = &output.results[0] else { panic!("{output:?}") };
     assert_eq!((tokens.len(), prompt_logprobs.len()), (1, 149));
     for (row, id) in prompt_logprobs.iter().zip(&sequence.prompt[1..]) {
@@ -219,6 +254,12 @@ fn prompt_logprobs_in_pieces() {
         assert!(row.top[0].logprob >= row.top[1].logprob && row.top[0].logprob >= row.token.logprob);
         assert!(row.token.logprob < 0.0);
     }
+    worker.sample(second_handle, &[]).unwrap();
+    let next = worker.collect(second_handle).unwrap();
+    let mut alone = [Driven::new(0, 150, SamplingParams { prompt_logprobs: None, ..sampling })];
+    drive(&mut worker, &mut alone, 2, &[], false);
+    let SequenceResult::Tokens { tokens: next, .. } = &next.results[0] else { panic!("{next:?}") };
+    assert_eq!([&tokens[..], &next[..]].concat(), alone[0].answer);
 }
 
 /// The tokens that the CPU's sampler chooses from the same logits, for every setting.

@@ -42,7 +42,13 @@ fn alone_equals_batched() {
         let batch: Vec<BatchSequence> = prompts
             .iter()
             .zip(&tables)
-            .map(|(tokens, table)| BatchSequence { token_ids: tokens, start: 0, block_table: table, num_logit_rows: 1 })
+            .map(|(tokens, table)| BatchSequence {
+                token_ids: tokens,
+                chosen_row: None,
+                start: 0,
+                block_table: table,
+                num_logit_rows: 1,
+            })
             .collect();
         for num_threads in [1, 2] {
             let mut pool = ComputePool::new(num_threads).unwrap();
@@ -73,6 +79,7 @@ fn chunked_equals_whole_in_strict() {
         let cached = 3 * BLOCK_SIZE;
         let hit = BatchSequence {
             token_ids: &tokens[cached..],
+            chosen_row: None,
             start: cached,
             block_table: &[4, 3, 2, 40, 41],
             num_logit_rows: tokens.len() - cached,

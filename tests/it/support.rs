@@ -103,6 +103,7 @@ pub fn all_logits(runner: &ModelRunner, tokens: &[u32], chunks: &[usize], first_
         let end = (start + chunks.next().unwrap()).min(tokens.len());
         let sequence = BatchSequence {
             token_ids: &tokens[start..end],
+            chosen_row: None,
             start,
             block_table: &block_table,
             num_logit_rows: end - start,

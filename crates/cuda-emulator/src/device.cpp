@@ -180,7 +180,9 @@ API CUresult cuCtxGetDevice(CUdevice* device) {
 
 API CUresult cuCtxSynchronize() {
     CHECK(emulated::check_context());
-    return emulated::check_not_capturing();
+    CHECK(emulated::check_not_capturing());
+    emulated::finish_all_work();
+    return CUDA_SUCCESS;
 }
 
 API CUresult cuCtxGetStreamPriorityRange(int* least, int* greatest) {

@@ -1,8 +1,10 @@
 // The driver API's side: handles, results and what the parts of the driver share. Values are CUDA's.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -61,9 +63,14 @@ CUresult refuse(CUresult result, const char* format, ...) __attribute__((format(
 // CUDA_SUCCESS if the driver is initialised and this OS thread has a context.
 CUresult check_context();
 
+// When an event came.
+struct Stamp {
+    std::chrono::steady_clock::time_point time;
+};
+
 // Work for a stream.
 struct Work {
-    enum class Kind : uint8_t { launch, copy, fill, call } kind;
+    enum class Kind : uint8_t { launch, copy, fill, call, stamp } kind;
     Launch launch;
     // The bytes that `launch.params` points to, once the work is kept for later (see `keep`).
     std::vector<unsigned char> arguments;
@@ -73,10 +80,15 @@ struct Work {
     unsigned char value;
     CUhostFn function;
     void* data;
+    std::shared_ptr<Stamp> stamp;
 };
 
-// Does the work now, in its turn, or records it where the stream is capturing.
+// Keeps the work until somebody waits for it, or records it where the stream is capturing.
 CUresult submit(CUstream stream, const Work& work);
+// The same on the legacy stream, for calls that return when it is done. A capture forbids them.
+CUresult submit_and_wait(const Work& work);
+// Waits for all streams, as the freeing of memory does.
+void finish_all_work();
 
 // CUDA_SUCCESS where no capture forbids calls that wait or allocate; else the captures concerned become invalid.
 CUresult check_not_capturing();

@@ -8,6 +8,7 @@
 
 using emulated::is_device_memory;
 using emulated::submit;
+using emulated::submit_and_wait;
 using emulated::to_pointer;
 using emulated::Work;
 
@@ -45,13 +46,6 @@ Work copy(void* to, const void* from, size_t bytes) {
     work.from = from;
     work.bytes = bytes;
     return work;
-}
-
-// The forms without a stream wait, so a capture forbids them.
-CUresult submit_and_wait(const Work& work) {
-    CHECK(emulated::check_context());
-    CHECK(emulated::check_not_capturing());
-    return submit(nullptr, work);
 }
 
 CUresult check_range(const char* call, CUdeviceptr pointer, size_t bytes) {
@@ -118,6 +112,7 @@ API CUresult cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes) {
 API CUresult cuMemFree_v2(CUdeviceptr pointer) {
     CHECK(emulated::check_context());
     CHECK(emulated::check_not_capturing());
+    emulated::finish_all_work();
     Memory& all = memory();
     const std::lock_guard<std::mutex> lock(all.mutex);
     const auto found = all.device.find(pointer);
@@ -146,6 +141,7 @@ API CUresult cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
 API CUresult cuMemFreeHost(void* pointer) {
     CHECK(emulated::check_context());
     CHECK(emulated::check_not_capturing());
+    emulated::finish_all_work();
     Memory& all = memory();
     const std::lock_guard<std::mutex> lock(all.mutex);
     if (all.host.erase(reinterpret_cast<uintptr_t>(pointer)) == 0) return CUDA_ERROR_INVALID_VALUE;

@@ -1,8 +1,9 @@
-// Streams, events, capture and graphs. Work runs inside the call that submits it, so a stream is always empty when
-// a call returns: waiting has nothing to do but to refuse where a capture forbids it.
+// Streams, events, capture and graphs. Work is done at the latest moment: when somebody waits for it. So what the host
+// overwrites or reads too early shows.
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <memory>
 
 #include "driver.h"
@@ -18,9 +19,34 @@ enum Mode : int { GLOBAL = 0, THREAD_LOCAL = 1, RELAXED = 2 };
 enum Status : int { NONE = 0, ACTIVE = 1, INVALIDATED = 2 };
 }  // namespace
 
-struct EmulatedStream {
+namespace {
+
+// What a stream was given and has not done yet. Events keep it beyond their stream's life.
+struct Queue {
     // Work of two OS threads on one stream takes turns. Recursive, as host functions may submit.
     std::recursive_mutex turn;
+    std::deque<Work> waiting;
+    uint64_t submitted = 0, done = 0;
+
+    void push(Work work) {
+        const std::lock_guard<std::recursive_mutex> lock(turn);
+        waiting.push_back(std::move(work));
+        submitted++;
+    }
+
+    uint64_t end() {
+        const std::lock_guard<std::recursive_mutex> lock(turn);
+        return submitted;
+    }
+
+    // Does what was submitted as one of the first `count` pieces.
+    void run_until(uint64_t count);
+};
+
+}  // namespace
+
+struct EmulatedStream {
+    std::shared_ptr<Queue> queue = std::make_shared<Queue>();
     bool is_blocking = true;
     // The rest under `captures().mutex`.
     Status status = NONE;
@@ -32,8 +58,10 @@ struct EmulatedStream {
 struct EmulatedEvent {
     bool has_time = true;
     std::mutex mutex;
-    std::chrono::steady_clock::time_point time;
-    bool is_recorded = false;
+    std::shared_ptr<emulated::Stamp> stamp;
+    // Comes when this queue has done so many pieces of work.
+    std::shared_ptr<Queue> queue;
+    uint64_t count = 0;
     // Last recorded in this capture, which may have ended since.
     CUstream capture = nullptr;
 };
@@ -49,6 +77,25 @@ struct Captures {
 Captures& captures() {
     static Captures& only = *new Captures;
     return only;
+}
+
+struct Streams {
+    std::mutex mutex;
+    std::vector<CUstream> all;
+};
+
+Streams& streams() {
+    static Streams& only = *new Streams;
+    return only;
+}
+
+std::vector<std::shared_ptr<Queue>> queues(bool only_blocking) {
+    const std::lock_guard<std::mutex> lock(streams().mutex);
+    std::vector<std::shared_ptr<Queue>> found;
+    for (CUstream stream : streams().all) {
+        if (stream->is_blocking || !only_blocking) found.push_back(stream->queue);
+    }
+    return found;
 }
 
 // Null and the two reserved handles (legacy: 1, per thread: 2) are one stream here; it cannot capture.
@@ -75,6 +122,7 @@ void execute(const Work& work) {
             if (work.bytes != 0) std::memset(work.to, work.value, work.bytes);
             break;
         case Work::Kind::call: work.function(work.data); break;
+        case Work::Kind::stamp: work.stamp->time = std::chrono::steady_clock::now(); break;
     }
 }
 
@@ -115,6 +163,26 @@ void replay(const Work& work) {
     execute(again);
 }
 
+void Queue::run_until(uint64_t count) {
+    const std::lock_guard<std::recursive_mutex> lock(turn);
+    while (done < count && !waiting.empty()) {
+        const Work work = std::move(waiting.front());
+        waiting.pop_front();
+        done++;
+        replay(work);
+    }
+}
+
+// What the legacy stream does comes after all that blocking streams were given before, and they wait for it.
+void keep_legacy_order(CUstream stream) {
+    if (is_legacy(stream)) {
+        for (const auto& queue : queues(true)) queue->run_until(queue->end());
+    } else if (stream->is_blocking) {
+        const auto& legacy = resolve(nullptr)->queue;
+        legacy->run_until(legacy->end());
+    }
+}
+
 // Forgets the capture; the mutex is held.
 void end_capture(CUstream stream) {
     auto& streams = captures().streams;
@@ -149,9 +217,24 @@ CUresult submit(CUstream handle, const Work& work) {
     bool is_recorded;
     CHECK(record(stream, &is_recorded, [&](EmulatedGraph& graph) { graph.work.push_back(keep(work)); }));
     if (is_recorded) return CUDA_SUCCESS;
-    const std::lock_guard<std::recursive_mutex> turn(stream->turn);
-    execute(work);
+    keep_legacy_order(stream);
+    stream->queue->push(keep(work));
     return CUDA_SUCCESS;
+}
+
+CUresult submit_and_wait(const Work& work) {
+    CHECK(check_context());
+    CHECK(check_not_capturing());
+    CHECK(submit(nullptr, work));
+    const auto& legacy = resolve(nullptr)->queue;
+    legacy->run_until(legacy->end());
+    return CUDA_SUCCESS;
+}
+
+void finish_all_work() {
+    for (const auto& queue : queues(false)) queue->run_until(queue->end());
+    const auto& legacy = resolve(nullptr)->queue;
+    legacy->run_until(legacy->end());
 }
 
 // A capture in the global mode forbids such calls to all threads, a thread-local one to its own, a relaxed one to none.
@@ -179,6 +262,8 @@ API CUresult cuStreamCreateWithPriority(CUstream* stream, unsigned flags, int) {
     CHECK(check_context());
     *stream = new EmulatedStream;
     (*stream)->is_blocking = (flags & 1) == 0;
+    const std::lock_guard<std::mutex> lock(streams().mutex);
+    streams().all.push_back(*stream);
     return CUDA_SUCCESS;
 }
 
@@ -191,12 +276,18 @@ API CUresult cuStreamDestroy_v2(CUstream stream) {
         const std::lock_guard<std::mutex> lock(captures().mutex);
         end_capture(stream);
     }
+    {
+        const std::lock_guard<std::mutex> lock(streams().mutex);
+        auto& all = streams().all;
+        all.erase(std::remove(all.begin(), all.end(), stream), all.end());
+    }
+    stream->queue->run_until(stream->queue->end());
     delete stream;
     return CUDA_SUCCESS;
 }
 
-// What the waiting calls on a stream have in common.
-static CUresult wait_for(CUstream handle) {
+// What the calls on a stream that are about its work have in common.
+static CUresult check_can_wait(CUstream handle) {
     CHECK(check_context());
     CUstream stream = resolve(handle);
     {
@@ -206,14 +297,29 @@ static CUresult wait_for(CUstream handle) {
             return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
         }
     }
-    CHECK(check_not_capturing());
-    // Another OS thread's work on this stream may be under way.
-    const std::lock_guard<std::recursive_mutex> turn(stream->turn);
+    return check_not_capturing();
+}
+
+API CUresult cuStreamSynchronize(CUstream stream) {
+    CHECK(check_can_wait(stream));
+    Queue& queue = *resolve(stream)->queue;
+    queue.run_until(queue.end());
     return CUDA_SUCCESS;
 }
 
-API CUresult cuStreamSynchronize(CUstream stream) { return wait_for(stream); }
-API CUresult cuStreamQuery(CUstream stream) { return wait_for(stream); }
+// Lets one piece of work happen, so that those who ask again and again come to an end.
+static CUresult progress(Queue& queue, uint64_t count) {
+    const std::lock_guard<std::recursive_mutex> lock(queue.turn);
+    if (queue.done >= count) return CUDA_SUCCESS;
+    queue.run_until(queue.done + 1);
+    return CUDA_ERROR_NOT_READY;
+}
+
+API CUresult cuStreamQuery(CUstream stream) {
+    CHECK(check_can_wait(stream));
+    Queue& queue = *resolve(stream)->queue;
+    return progress(queue, queue.end());
+}
 
 API CUresult cuStreamWaitEvent(CUstream handle, CUevent event, unsigned) {
     CHECK(check_context());
@@ -230,6 +336,7 @@ API CUresult cuStreamWaitEvent(CUstream handle, CUevent event, unsigned) {
         stream->status = INVALIDATED;
         return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
     }
+    if (event->queue != nullptr) event->queue->run_until(event->count);
     return CUDA_SUCCESS;
 }
 
@@ -261,37 +368,55 @@ API CUresult cuEventRecord(CUevent event, CUstream handle) {
     const CUstream stream = resolve(handle);
     bool is_recorded;
     CHECK(record(stream, &is_recorded, [](EmulatedGraph&) {}));
-    if (!is_recorded) stream->turn.lock();
-    {
-        const std::lock_guard<std::mutex> lock(event->mutex);
-        event->capture = is_recorded ? stream : nullptr;
-        if (!is_recorded) {
-            event->is_recorded = true;
-            event->time = std::chrono::steady_clock::now();
-        }
-    }
-    if (!is_recorded) stream->turn.unlock();
+    const std::lock_guard<std::mutex> lock(event->mutex);
+    event->capture = is_recorded ? stream : nullptr;
+    if (is_recorded) return CUDA_SUCCESS;
+    event->stamp = std::make_shared<emulated::Stamp>();
+    event->queue = stream->queue;
+    Work work{};
+    work.kind = Work::Kind::stamp;
+    work.stamp = event->stamp;
+    const std::lock_guard<std::recursive_mutex> turn(stream->queue->turn);
+    stream->queue->push(work);
+    event->count = stream->queue->end();
     return CUDA_SUCCESS;
 }
 
-static CUresult wait_for(CUevent event) {
+// The queue that the event waits for, if it was ever recorded.
+static CUresult check_can_wait(CUevent event, std::shared_ptr<Queue>* queue, uint64_t* count) {
     CHECK(check_context());
     CHECK(check_not_capturing());
     const std::lock_guard<std::mutex> lock(event->mutex);
+    *queue = event->queue;
+    *count = event->count;
     return event->capture == nullptr ? CUDA_SUCCESS : CUDA_ERROR_CAPTURED_EVENT;
 }
 
-API CUresult cuEventQuery(CUevent event) { return wait_for(event); }
-API CUresult cuEventSynchronize(CUevent event) { return wait_for(event); }
+API CUresult cuEventQuery(CUevent event) {
+    std::shared_ptr<Queue> queue;
+    uint64_t count;
+    CHECK(check_can_wait(event, &queue, &count));
+    return queue == nullptr ? CUDA_SUCCESS : progress(*queue, count);
+}
+
+API CUresult cuEventSynchronize(CUevent event) {
+    std::shared_ptr<Queue> queue;
+    uint64_t count;
+    CHECK(check_can_wait(event, &queue, &count));
+    if (queue != nullptr) queue->run_until(count);
+    return CUDA_SUCCESS;
+}
 
 API CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent start, CUevent end) {
     CHECK(check_context());
     for (CUevent event : {start, end}) {
         const std::lock_guard<std::mutex> lock(event->mutex);
-        if (!event->has_time || !event->is_recorded) return CUDA_ERROR_INVALID_HANDLE;
+        if (!event->has_time || event->queue == nullptr) return CUDA_ERROR_INVALID_HANDLE;
         if (event->capture != nullptr) return CUDA_ERROR_CAPTURED_EVENT;
+        const std::lock_guard<std::recursive_mutex> turn(event->queue->turn);
+        if (event->queue->done < event->count) return CUDA_ERROR_NOT_READY;
     }
-    *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count();
+    *milliseconds = std::chrono::duration<float, std::milli>(end->stamp->time - start->stamp->time).count();
     return CUDA_SUCCESS;
 }
 
@@ -358,8 +483,8 @@ API CUresult cuGraphLaunch(CUgraphExec executable, CUstream handle) {
         graph.work.insert(graph.work.end(), executable->work.begin(), executable->work.end());
     }));
     if (is_recorded) return CUDA_SUCCESS;
-    const std::lock_guard<std::recursive_mutex> turn(stream->turn);
-    for (const Work& work : executable->work) replay(work);
+    keep_legacy_order(stream);
+    for (const Work& work : executable->work) stream->queue->push(work);
     return CUDA_SUCCESS;
 }
 

@@ -65,6 +65,13 @@ impl Device {
     }
 }
 
+/// Work that nobody waited for is done all the same.
+impl Drop for Device {
+    fn drop(&mut self) {
+        result::ctx::synchronize().expect("all work");
+    }
+}
+
 fn allocate(bytes: usize) -> sys::CUdeviceptr {
     unsafe { result::malloc_sync(bytes) }.expect("an allocation")
 }
@@ -77,6 +84,7 @@ fn upload<T: Copy>(values: &[T]) -> sys::CUdeviceptr {
 
 fn download<T: Copy + Default>(pointer: sys::CUdeviceptr, count: usize) -> Vec<T> {
     let mut values = vec![T::default(); count];
+    result::ctx::synchronize().expect("all work");
     unsafe { result::memcpy_dtoh_sync(&mut values, pointer) }.expect("a copy");
     values
 }
@@ -159,6 +167,30 @@ fn a_copy_arrives_when_it_is_waited_for() {
         let copied: Vec<u32> = (0..256).map(|i| if i < 48 * 4 { i } else { 0 }).collect();
         let expected = if waits == 1 { copied } else { vec![u32::MAX; 256] };
         assert_eq!(download::<u32>(to, 256), expected, "waits = {waits}");
+    }
+}
+
+/// So that what the host overwrites or reads too early shows.
+#[test]
+fn work_is_done_when_it_is_waited_for() {
+    let device = Device::new();
+    let target = upload(&[0_u32; 2]);
+    let (mut first, mut second, mut back) = ([1_u32], [2_u32], [0_u32; 2]);
+    unsafe {
+        result::memcpy_htod_async(target, &first, device.stream).expect("a copy");
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).expect("an event");
+        result::event::record(event, device.stream).expect("a record");
+        result::memcpy_htod_async(target + 4, &second, device.stream).expect("a copy");
+        result::memcpy_dtoh_async(&mut back, target, device.stream).expect("a copy");
+        first[0] = 10;
+        result::event::synchronize(event).expect("the event");
+        (first[0], second[0]) = (100, 20);
+        assert_eq!(std::ptr::read_volatile(&raw const back), [0, 0], "nothing behind the event is done");
+        result::stream::synchronize(device.stream).expect("the stream");
+        assert_eq!(std::ptr::read_volatile(&raw const back), [10, 20]);
+        assert_eq!((first, second), ([100], [20]));
+        result::event::destroy(event).expect("the event");
+        result::free_sync(target).expect("memory");
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc as tokio_mpsc};
 use crate::handle::{Command, Submission};
 use crate::mask_worker::MaskWorker;
 use crate::{
-    EngineHandle, EngineOutput, EngineStats, Executor, ExecutorError, SequenceMask, StepStats, StreamEnd,
+    EngineHandle, EngineOutput, EngineStats, Executor, ExecutorError, SequenceMask, StepHandle, StepStats, StreamEnd,
     TokenConstraint,
 };
 
@@ -60,6 +60,8 @@ impl Engine {
             masks: MaskWorker::start()?,
             commands: receiver,
             sequences: HashMap::new(),
+            sampling: None,
+            last_end: Instant::now(),
             stats,
             on_step: Box::new(on_step),
         };
@@ -120,12 +122,22 @@ impl Client {
     }
 }
 
+/// A step whose tokens are being chosen.
+struct Sampling {
+    plan: SchedulerOutput,
+    step: StepHandle,
+    planned: Instant,
+}
+
 struct Core {
     scheduler: Scheduler,
     executor: Box<dyn Executor>,
     masks: MaskWorker,
     commands: mpsc::Receiver<Command>,
     sequences: HashMap<SequenceId, Client>,
+    sampling: Option<Sampling>,
+    /// When the last step ended.
+    last_end: Instant,
     stats: Arc<EngineStats>,
     on_step: Box<dyn FnMut(StepStats) + Send>,
 }
@@ -134,6 +146,8 @@ impl Core {
     fn run(&mut self) {
         loop {
             if !self.scheduler.has_work() {
+                // All of its sequences were given up.
+                self.finish_step();
                 self.scheduler.check_integrity();
                 self.publish();
                 match self.commands.recv() {
@@ -170,6 +184,7 @@ impl Core {
                 }
             }
             Command::Shutdown => {
+                self.finish_step();
                 // Requests that came in behind this command end the same way.
                 while let Ok(command) = self.commands.try_recv() {
                     if let Command::Submit(submission) = command {
@@ -207,15 +222,68 @@ impl Core {
         }
     }
 
+    /// Launches a step, ends the one before it and starts the choosing of this one's tokens. Where the executor does not
+    /// overlap steps, this one is ended, too.
     fn step(&mut self) {
-        let started = Instant::now();
+        let planned = Instant::now();
         let plan = self.scheduler.schedule();
+        if plan.sequences.is_empty() {
+            return self.finish_step();
+        }
         for new in &plan.new_sequences {
             if let Some(client) = self.sequences.get_mut(&new.id) {
-                client.first_scheduled.get_or_insert(started);
+                client.first_scheduled.get_or_insert(planned);
             }
         }
-        match self.execute(&plan) {
+        // Masks follow from the tokens of the step before.
+        let mut masks_begun = self.sampling.is_none() && self.begin_masks(&plan);
+        let launched = self.executor.launch(&plan);
+        if self.sampling.is_some() {
+            self.finish_step();
+            masks_begun = self.begin_masks(&plan);
+        }
+        let masks = if masks_begun { self.finish_masks() } else { Vec::new() };
+        let sampled = launched.and_then(|step| self.executor.sample(step, &masks).map(|()| step));
+        match sampled {
+            Ok(step) => self.sampling = Some(Sampling { plan, step, planned }),
+            Err(error) => {
+                self.fail_step(&plan, &error);
+                self.end_step(&plan, planned);
+            }
+        }
+        if !self.executor.overlaps() {
+            self.finish_step();
+        }
+    }
+
+    /// Starts on the masks of a step, where any of its sequences is constrained.
+    fn begin_masks(&mut self, plan: &SchedulerOutput) -> bool {
+        let sampled = plan.sequences.iter().filter(|scheduled| scheduled.samples);
+        let constrained: Vec<_> = sampled
+            .filter_map(|scheduled| Some((scheduled.id, self.sequences.get_mut(&scheduled.id)?.constraint.take()?)))
+            .collect();
+        let any = !constrained.is_empty();
+        if any {
+            self.masks.begin(constrained);
+        }
+        any
+    }
+
+    fn finish_masks(&mut self) -> Vec<SequenceMask> {
+        let mut masks = Vec::new();
+        for (id, constraint, mask) in self.masks.finish() {
+            self.sequences.get_mut(&id).expect("it was there a moment ago").constraint = Some(constraint);
+            masks.extend(mask.map(|mask| SequenceMask { id, mask }));
+        }
+        masks
+    }
+
+    /// Ends the step whose tokens are being chosen, if there is one.
+    fn finish_step(&mut self) {
+        let Some(Sampling { plan, step, planned }) = self.sampling.take() else {
+            return;
+        };
+        match self.executor.collect(step) {
             Ok(output) => {
                 for event in self.scheduler.update(&plan, output) {
                     self.deliver(event);
@@ -223,31 +291,19 @@ impl Core {
             }
             Err(error) => self.fail_step(&plan, &error),
         }
+        self.end_step(&plan, planned);
+    }
+
+    fn end_step(&mut self, plan: &SchedulerOutput, planned: Instant) {
+        let now = Instant::now();
         self.stats.mark_progress();
         (self.on_step)(StepStats {
             num_tokens: plan.num_tokens(),
             num_sequences: plan.sequences.len(),
-            duration: started.elapsed(),
+            // What passed while the step before was computed is that step's.
+            duration: now - planned.max(self.last_end),
         });
-    }
-
-    fn execute(&mut self, plan: &SchedulerOutput) -> Result<moesaic_scheduler::ModelRunnerOutput, ExecutorError> {
-        let sampled = plan.sequences.iter().filter(|scheduled| scheduled.samples);
-        let constrained: Vec<_> = sampled
-            .filter_map(|scheduled| Some((scheduled.id, self.sequences.get_mut(&scheduled.id)?.constraint.take()?)))
-            .collect();
-        if constrained.is_empty() {
-            let step = self.executor.launch(plan)?;
-            return self.executor.collect(step, &[]);
-        }
-        self.masks.begin(constrained);
-        let launched = self.executor.launch(plan);
-        let mut masks = Vec::new();
-        for (id, constraint, mask) in self.masks.finish() {
-            self.sequences.get_mut(&id).expect("it was there a moment ago").constraint = Some(constraint);
-            masks.extend(mask.map(|mask| SequenceMask { id, mask }));
-        }
-        self.executor.collect(launched?, &masks)
+        self.last_end = now;
     }
 
     fn deliver(&mut self, event: SequenceEvent) {

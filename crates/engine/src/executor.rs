@@ -1,7 +1,7 @@
 //! What runs a planned step.
 //!
-//! Two phases, so that whatever the host can do while the device computes (grammar masks, the
-//! next plan) has its place between them.
+//! Three phases, so that whatever the host can do while the device computes (grammar masks, the results of the step
+//! before, the next plan) has its place between them.
 
 use moesaic_scheduler::{ModelRunnerOutput, SchedulerOutput, SequenceId};
 use thiserror::Error;
@@ -26,17 +26,29 @@ pub struct SequenceMask {
 #[error("{0}")]
 pub struct ExecutorError(pub String);
 
-/// Runs steps on a device. Called from the engine thread only.
+/// Runs steps on a device, in order. Called from the engine thread only.
 pub trait Executor: Send {
-    /// Starts a step. Only one is under way at a time.
+    /// Whether a step may be launched before the one before it was collected. Then the device itself takes that one's
+    /// tokens for input.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
+    /// Starts a step's forward pass. At most one other step is under way, whose sampling was started.
     ///
     /// # Errors
     /// When the step cannot be computed.
     fn launch(&mut self, plan: &SchedulerOutput) -> Result<StepHandle, ExecutorError>;
 
-    /// Waits for the forward pass, applies the masks, samples.
+    /// Starts the choosing of the step's tokens, within the masks. All steps before it were collected.
+    ///
+    /// # Errors
+    /// When the step cannot be computed.
+    fn sample(&mut self, step: StepHandle, masks: &[SequenceMask]) -> Result<(), ExecutorError>;
+
+    /// Waits for the tokens, and makes them part of their sequences.
     ///
     /// # Errors
     /// When the step could not be computed.
-    fn collect(&mut self, step: StepHandle, masks: &[SequenceMask]) -> Result<ModelRunnerOutput, ExecutorError>;
+    fn collect(&mut self, step: StepHandle) -> Result<ModelRunnerOutput, ExecutorError>;
 }

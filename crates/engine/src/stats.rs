@@ -88,6 +88,6 @@ pub struct StepStats {
     pub num_tokens: usize,
     /// Sequences in the step.
     pub num_sequences: usize,
-    /// From planning to results.
+    /// From planning, or from the results of the step before where these came later, to results.
     pub duration: Duration,
 }

@@ -24,9 +24,13 @@ const PANICS: u32 = 62;
 /// Counts up from the last token, within the allowed ones; reports prompt log-probabilities.
 #[derive(Default)]
 struct Counter {
+    overlaps: bool,
     tokens: HashMap<SequenceId, Vec<u32>>,
     num_prompt_tokens: HashMap<SequenceId, usize>,
-    plan: Option<SchedulerOutput>,
+    launched: Option<SchedulerOutput>,
+    results: Option<(StepHandle, Vec<SequenceResult>)>,
+    /// When one of so many first steps is collected, the next one must have been launched.
+    num_steps_ahead: u64,
     /// Waits for a word before each step, so that a test can act while one is under way.
     gate: Option<mpsc::Receiver<()>>,
 }
@@ -37,28 +41,28 @@ impl Executor for Counter {
             // A dropped sender opens the gate for good.
             let _ = gate.recv();
         }
+        assert!(self.launched.is_none() && (self.overlaps || self.results.is_none()), "at most one other step");
         for new in &plan.new_sequences {
             self.tokens.insert(new.id, new.token_ids.clone());
             self.num_prompt_tokens.insert(new.id, new.num_prompt_tokens);
         }
         for scheduled in &plan.sequences {
-            let tokens = self.tokens.get_mut(&scheduled.id).expect("announced");
-            tokens.extend(&scheduled.appended_token_ids);
-            match tokens[0] {
+            match self.tokens[&scheduled.id][0] {
                 PANICS => panic!("scripted"),
                 FAILS_STEP => return Err(ExecutorError("scripted".to_owned())),
                 _ => {}
             }
         }
-        self.plan = Some(plan.clone());
+        self.launched = Some(plan.clone());
         Ok(StepHandle(plan.step))
     }
 
-    fn collect(&mut self, step: StepHandle, masks: &[SequenceMask]) -> Result<ModelRunnerOutput, ExecutorError> {
-        let plan = self.plan.take().expect("launched");
+    fn sample(&mut self, step: StepHandle, masks: &[SequenceMask]) -> Result<(), ExecutorError> {
+        let plan = self.launched.take().expect("launched");
         assert_eq!(step, StepHandle(plan.step));
+        assert!(self.results.is_none(), "the step before was collected");
         let result = |scheduled: &moesaic_scheduler::ScheduledSequence| {
-            let tokens = &self.tokens[&scheduled.id];
+            let tokens = self.tokens.get_mut(&scheduled.id).expect("announced");
             if tokens[0] == FAILS_ALONE {
                 return SequenceResult::Failed("scripted".to_owned());
             }
@@ -72,17 +76,36 @@ impl Executor for Counter {
                 token: TokenLogprob { id: tokens[position], logprob: -(position as f32) },
                 top: vec![],
             };
+            let prompt_logprobs = (scheduled.start + 1..=end).map(row).collect();
+            let chosen: Vec<u32> = scheduled.samples.then_some(id).into_iter().collect();
+            tokens.extend(&chosen);
             SequenceResult::Tokens {
-                tokens: if scheduled.samples { vec![SampledToken { id, logprobs: None }] } else { vec![] },
-                prompt_logprobs: (scheduled.start + 1..=end).map(row).collect(),
+                tokens: chosen.into_iter().map(|id| SampledToken { id, logprobs: None }).collect(),
+                prompt_logprobs,
                 draft_tokens: vec![],
             }
         };
-        Ok(ModelRunnerOutput { results: plan.sequences.iter().map(result).collect() })
+        self.results = Some((step, plan.sequences.iter().map(result).collect()));
+        Ok(())
+    }
+
+    fn collect(&mut self, step: StepHandle) -> Result<ModelRunnerOutput, ExecutorError> {
+        let (sampled, results) = self.results.take().expect("sampled");
+        assert_eq!(step, sampled);
+        assert!(self.launched.is_some() || step.0 >= self.num_steps_ahead, "step {} waits for nothing", step.0);
+        Ok(ModelRunnerOutput { results })
+    }
+
+    fn overlaps(&self) -> bool {
+        self.overlaps
     }
 }
 
-fn start(num_blocks: usize, gate: Option<mpsc::Receiver<()>>) -> Engine {
+fn start(num_blocks: usize, overlaps: bool, gate: Option<mpsc::Receiver<()>>) -> Engine {
+    start_with(num_blocks, Counter { overlaps, gate, ..Counter::default() })
+}
+
+fn start_with(num_blocks: usize, executor: Counter) -> Engine {
     let scheduler = SchedulerConfig {
         num_blocks,
         block_size: 4,
@@ -93,7 +116,6 @@ fn start(num_blocks: usize, gate: Option<mpsc::Receiver<()>>) -> Engine {
         prefix_caching: true,
         eos_token_ids: vec![],
     };
-    let executor = Counter { gate, ..Counter::default() };
     Engine::start(EngineConfig { scheduler, max_num_admitted: 10 }, Box::new(executor), |_| ()).unwrap()
 }
 
@@ -141,9 +163,8 @@ async fn wait_until_idle(engine: &EngineHandle) {
     assert!(engine.stats().stalled_for().is_zero());
 }
 
-#[tokio::test]
-async fn every_choice_counts_up_and_ends() {
-    let engine = start(100, None);
+async fn every_choice_counts_up_and_ends(overlaps: bool) {
+    let engine = start(100, overlaps, None);
     let handle = engine.handle();
     let mut streams: Vec<RequestStream> = (0..5).map(|i| submit(&handle, request(&[i, i + 1], 2, 5))).collect();
     assert!(handle.admit(1).is_err(), "ten places, ten choices");
@@ -157,10 +178,9 @@ async fn every_choice_counts_up_and_ends() {
     wait_until_idle(&handle).await;
 }
 
-#[tokio::test]
-async fn failures_stay_with_whom_they_belong_to() {
+async fn failures_stay_with_whom_they_belong_to(overlaps: bool) {
     let (gate, closed) = mpsc::channel();
-    let engine = start(100, Some(closed));
+    let engine = start(100, overlaps, Some(closed));
     let handle = engine.handle();
     let mut good = submit(&handle, request(&[1], 1, 20));
     let mut bad = submit(&handle, request(&[FAILS_ALONE], 1, 20));
@@ -175,10 +195,9 @@ async fn failures_stay_with_whom_they_belong_to() {
     wait_until_idle(&handle).await;
 }
 
-#[tokio::test]
-async fn a_panic_ends_every_stream() {
+async fn a_panic_ends_every_stream(overlaps: bool) {
     let (gate, closed) = mpsc::channel();
-    let engine = start(100, Some(closed));
+    let engine = start(100, overlaps, Some(closed));
     let handle = engine.handle();
     let mut streams = [submit(&handle, request(&[1], 2, 20)), submit(&handle, request(&[PANICS], 1, 20))];
     drop(gate);
@@ -199,15 +218,16 @@ async fn a_panic_ends_every_stream() {
     }
 }
 
-#[tokio::test]
-async fn dropped_and_aborted_streams_free_their_blocks() {
+async fn dropped_and_aborted_streams_free_their_blocks(overlaps: bool) {
     let (gate, closed) = mpsc::channel();
-    let engine = start(100, Some(closed));
+    let engine = start(100, overlaps, Some(closed));
     let handle = engine.handle();
     let mut kept = submit(&handle, request(&[1, 2, 3], 2, 10));
     let dropped = submit(&handle, request(&[4, 5, 6], 2, 30));
-    // Both run their first step.
-    gate.send(()).unwrap();
+    // Both run their first step; its tokens may come after the second was launched.
+    for _ in 0..=usize::from(overlaps) {
+        gate.send(()).unwrap();
+    }
     kept.next().await.expect("an output");
     kept.abort_choice(1);
     drop(dropped);
@@ -221,10 +241,9 @@ async fn dropped_and_aborted_streams_free_their_blocks() {
     wait_until_idle(&handle).await;
 }
 
-#[tokio::test]
-async fn shutdown_ends_what_runs() {
+async fn shutdown_ends_what_runs(overlaps: bool) {
     let (gate, closed) = mpsc::channel();
-    let engine = start(100, Some(closed));
+    let engine = start(100, overlaps, Some(closed));
     let handle = engine.handle();
     let mut stream = submit(&handle, request(&[1], 1, 30));
     handle.shutdown();
@@ -235,10 +254,9 @@ async fn shutdown_ends_what_runs() {
 }
 
 /// Preempted sequences compute their prompt again, but report its log-probabilities once.
-#[tokio::test]
-async fn prompt_log_probabilities_come_once_each() {
+async fn prompt_log_probabilities_come_once_each(overlaps: bool) {
     // 10 blocks of 4 for three sequences that grow to 36 tokens.
-    let engine = start(10, None);
+    let engine = start(10, overlaps, None);
     let handle = engine.handle();
     let prompt: Vec<u32> = (1..=15).collect();
     let mut request = request(&prompt, 3, 21);
@@ -278,10 +296,9 @@ impl TokenConstraint for Even {
     }
 }
 
-#[tokio::test]
-async fn constraints_follow_accepted_tokens_through_preemptions() {
+async fn constraints_follow_accepted_tokens_through_preemptions(overlaps: bool) {
     for num_blocks in [100, 10] {
-        let engine = start(num_blocks, None);
+        let engine = start(num_blocks, overlaps, None);
         let handle = engine.handle();
         let request = EngineRequest { constraint: Some(Box::new(Even(vec![]))), ..request(&[1; 15], 3, 21) };
         let mut stream = submit(&handle, request);
@@ -290,4 +307,37 @@ async fn constraints_follow_accepted_tokens_through_preemptions() {
         }
         assert_eq!(handle.stats().num_preemptions() > 0, num_blocks == 10);
     }
+}
+
+#[tokio::test]
+async fn the_next_step_is_launched_before_tokens_are_waited_for() {
+    let engine = start_with(100, Counter { overlaps: true, num_steps_ahead: 19, ..Counter::default() });
+    let mut stream = submit(&engine.handle(), request(&[1], 1, 20));
+    assert_eq!(read(&mut stream, 1).await[0], ((2..22).collect(), finished()));
+}
+
+macro_rules! with_and_without_overlap {
+    ($($test:ident),* $(,)?) => {
+        $(mod $test {
+            #[tokio::test]
+            async fn step_by_step() {
+                super::$test(false).await;
+            }
+
+            #[tokio::test]
+            async fn overlapping() {
+                super::$test(true).await;
+            }
+        })*
+    };
+}
+
+with_and_without_overlap! {
+    every_choice_counts_up_and_ends,
+    failures_stay_with_whom_they_belong_to,
+    a_panic_ends_every_stream,
+    dropped_and_aborted_streams_free_their_blocks,
+    shutdown_ends_what_runs,
+    prompt_log_probabilities_come_once_each,
+    constraints_follow_accepted_tokens_through_preemptions,
 }

@@ -199,10 +199,14 @@ impl Bench {
             };
             let rows = vec![row; m];
             let batch = SampleBatch { rows: &rows, adjustments: &[], masks: &[] };
-            sampler.sample(&logits, &batch).unwrap();
+            sampler.start(&logits, &batch).unwrap();
             let gpu = Arc::clone(&self.gpu);
             let rounds = if self.is_tiny { 1 } else { 20 };
-            let all = gpu.seconds(|| (0..rounds).try_for_each(|_| sampler.sample(&logits, &batch).map(drop))).unwrap();
+            let mut sample = || {
+                sampler.start(&logits, &batch)?;
+                sampler.finish().map(drop)
+            };
+            let all = gpu.seconds(|| (0..rounds).try_for_each(|_| sample())).unwrap();
             let work = Work { bytes: (m * vocab * 4) as f64, operations: 0.0 };
             self.row(
                 &format!("sampling {m} × {vocab}, {name}, with upload and download"),

@@ -321,3 +321,15 @@ KERNEL(sample, SAMPLE_THREADS)(SampleArgs args) {
     if (row.num_top >= 0 && status == SAMPLED) report(args, row, logits, result, shared);
 }
 EXPORT(sample)
+
+constexpr int FILL_THREADS = 128;
+constexpr uint32_t CHOSEN = 0x80000000; // the bit that makes an id a placeholder: the rest is a row of the results
+
+// Puts the tokens that the step before chose in the place of their placeholders.
+KERNEL(fill_in, FILL_THREADS)(uint32_t* ids, const SampleResult* results, int count, uint32_t num_results) {
+    const int i = blockIdx.x * FILL_THREADS + threadIdx.x;
+    if (i >= count || !(ids[i] & CHOSEN)) return;
+    const uint32_t row = ids[i] & ~CHOSEN;
+    ids[i] = row < num_results ? results[row].id : 0;
+}
+EXPORT(fill_in)

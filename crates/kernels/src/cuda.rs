@@ -5,19 +5,22 @@
 
 mod arena;
 mod attention;
+mod event;
 mod gemm;
 mod gpu;
 mod graph;
 mod images;
 mod moe;
 mod naive;
+mod pinned;
 mod rows;
 mod sample;
 mod staging;
 mod tensor;
-mod timer;
+mod upload;
 
 pub(crate) use attention::{AbsorbedForm, attend};
+pub use event::Event;
 pub use gemm::DeviceMatrix;
 pub(crate) use gemm::{absorb, batched_linear, linear};
 pub use gpu::{Gpu, GpuInfo};
@@ -25,6 +28,7 @@ pub use graph::Graph;
 pub(crate) use moe::{experts, gate_logits, gated, route};
 pub(crate) use naive::{NaiveForm, NaiveState, gather, naive};
 pub(crate) use rows::{Rotation, add_rms_norm, embed, rms_norm, rotate};
-pub use sample::{Adjustment, DeviceSampler, MAX_TOP, NO_TOKEN, SampleBatch, SampleResult, SampleRow};
-pub use staging::{Staging, Uploader};
+pub use sample::{Adjustment, ChosenTokens, DeviceSampler, MAX_TOP, NO_TOKEN, SampleBatch, SampleResult, SampleRow};
+pub use staging::{Download, Staging};
 pub use tensor::DeviceTensor;
+pub use upload::Uploader;

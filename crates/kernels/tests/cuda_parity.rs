@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Tensor as Host};
 use half::bf16;
-use moesaic_kernels::cuda::{DeviceMatrix, DeviceTensor, Gpu, Graph, Staging};
+use moesaic_kernels::cuda::{DeviceMatrix, DeviceTensor, Download, Gpu, Graph, Staging};
 use moesaic_kernels::ops::{
     self, AbsorbedRows, GatedWeights, GroupScore, MlaRotation, NaiveRows, RopeLayout, RouterConfig, Routing, Scoring,
     Weight,
@@ -85,7 +85,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 }
 
 fn bytes(tensor: &Tensor) -> Vec<u8> {
-    Staging::new(gpu(), 1).unwrap().download(tensor.device().unwrap()).unwrap()
+    tensor.device().unwrap().to_bytes().unwrap()
 }
 
 fn distance(ours: &[f32], oracle: &[f32]) -> f64 {
@@ -561,6 +561,24 @@ fn recorded_steps() {
     }
     assert!(Graph::record(&own, || own.synchronize()).is_err(), "waiting cannot be recorded");
     assert_eq!(values(&compute(&x).unwrap()), expected[0], "and the stream is in order afterwards");
+}
+
+/// What is uploaded next does not touch what is still to be copied, though pinned memory is used again.
+#[test]
+fn uploads_and_downloads_follow_each_other() {
+    gpu();
+    let own = Gpu::open(0).unwrap();
+    let staging = Staging::new(&own, 256).unwrap();
+    let contents = [1, 2, 3, 4, 5, 6, 7].map(|i| vec![i; if i == 5 { 1000 } else { 150 }]);
+    let targets = contents.each_ref().map(|_| DeviceTensor::persistent(&own, &[1024], DType::U8).unwrap());
+    let mut downloads = contents.each_ref().map(|_| Download::new(&own, 1000).unwrap());
+    for ((bytes, target), download) in contents.iter().zip(&targets).zip(&mut downloads) {
+        staging.upload_into(target, &[bytes]).unwrap();
+        download.start(&target.rows(0, bytes.len()).unwrap()).unwrap();
+    }
+    for (download, bytes) in downloads.iter_mut().zip(&contents).rev() {
+        assert_eq!(download.finish().unwrap(), &bytes[..]);
+    }
 }
 
 /// A workspace is as large as what was planned, and what is larger lies elsewhere.

@@ -77,12 +77,12 @@ impl KvCacheManager {
         Some(blocks)
     }
 
-    /// Registers the sequence's full, computed blocks for others to find.
-    pub fn commit(&mut self, sequence: &mut Sequence) {
+    /// Registers the full blocks of the sequence's first `num_tokens` for others to find.
+    pub fn commit(&mut self, sequence: &mut Sequence, num_tokens: usize) {
         if !self.prefix_caching {
             return;
         }
-        let num_full = sequence.num_computed_tokens / self.block_size;
+        let num_full = num_tokens / self.block_size;
         self.extend_hashes(sequence, num_full);
         for index in sequence.num_committed_blocks..num_full {
             self.pool.commit(sequence.block_table[index], sequence.block_hashes[index]);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BlockId, BlockTable, SamplingParams, SequenceId};
 
-/// What the executor computes in one step.
+/// What the executor computes in one step. Every token that it returns for a sequence becomes part of that sequence.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SchedulerOutput {
     /// Counts the steps from 0.
@@ -44,12 +44,10 @@ pub struct NewSequence {
 pub struct ScheduledSequence {
     /// Identity.
     pub id: SequenceId,
-    /// Tokens already in the cache.
+    /// Tokens that are in the cache when this step runs.
     pub start: usize,
-    /// Tokens to compute, drafts included.
+    /// Tokens to compute, drafts included. The executor knows them: it was told of them, or has chosen them itself.
     pub num_new_tokens: usize,
-    /// Tokens that the executor has not seen yet (its own samples as they were accepted).
-    pub appended_token_ids: Vec<u32>,
     /// The last of the new tokens are these guesses; each is accepted iff it is what would be sampled.
     pub draft_tokens: Vec<u32>,
     /// Blocks added to the sequence's table in this step.

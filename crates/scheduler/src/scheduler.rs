@@ -192,7 +192,8 @@ impl Scheduler {
         true
     }
 
-    /// Plans the next step. Follow it with [`Self::update`].
+    /// Plans the next step. Follow it with [`Self::update`]; one more step may be planned before that, for an executor
+    /// that computes them in order. Nothing in the plan: there is nothing to do before the step under way has ended.
     pub fn schedule(&mut self) -> SchedulerOutput {
         let mut plan = Plan::new(self.config.max_num_batched_tokens);
         // Decodes first: a long prompt must not hold up the next token of everybody else.
@@ -201,6 +202,10 @@ impl Scheduler {
         if !plan.preempted {
             self.schedule_waiting(&mut plan);
         }
+        if plan.sequences.is_empty() {
+            // It will not be run, so what it would have told waits for the next.
+            return SchedulerOutput::default();
+        }
         let mut output = SchedulerOutput {
             step: self.next_step,
             new_sequences: plan.new_sequences,
@@ -208,7 +213,7 @@ impl Scheduler {
             dropped: std::mem::take(&mut self.dropped),
         };
         self.next_step += 1;
-        self.fill_tokens(&mut output);
+        self.start(&mut output);
         output
     }
 
@@ -220,7 +225,7 @@ impl Scheduler {
         assert_eq!(plan.sequences.len(), output.results.len(), "one result per scheduled sequence");
         let mut events = Vec::with_capacity(plan.sequences.len());
         for (scheduled, result) in plan.sequences.iter().zip(output.results) {
-            // Aborted while the step ran: its blocks are free already.
+            // Aborted, preempted or ended by the step before while this one ran: its blocks are free already.
             let Some(index) = self.running.iter().position(|s| s.id == scheduled.id) else {
                 continue;
             };
@@ -259,7 +264,8 @@ impl Scheduler {
     fn schedule_running(&mut self, plan: &mut Plan, wanted: impl Fn(&Sequence) -> bool) {
         let mut index = 0;
         while index < self.running.len() && plan.budget > 0 {
-            if wanted(&self.running[index]) {
+            let sequence = &self.running[index];
+            if wanted(sequence) && sequence.can_be_planned(self.config.max_model_len) {
                 self.schedule_one(plan, index);
             }
             index += 1;
@@ -291,7 +297,8 @@ impl Scheduler {
         plan.preempted = true;
         self.counters.num_preemptions += 1;
         sequence.draft_tokens.clear();
-        sequence.num_sent_tokens = 0;
+        // What steps under way give of it is ignored: the same tokens come again.
+        (sequence.num_steps_under_way, sequence.num_awaited_tokens) = (0, 0);
         self.push_waiting(sequence);
     }
 
@@ -323,7 +330,6 @@ impl Scheduler {
             self.counters.prefix_cache_queries += sequence.num_prompt_tokens as u64;
             self.counters.prefix_cache_hits += cached as u64;
         }
-        sequence.num_sent_tokens = sequence.token_ids.len();
         plan.new_sequences.push(NewSequence {
             id: sequence.id,
             token_ids: sequence.token_ids.clone(),
@@ -337,8 +343,8 @@ impl Scheduler {
         plan.push(sequence, num_new_tokens, new_blocks);
     }
 
-    /// Adds what only the finished plan can say: tokens not yet sent and drafts.
-    fn fill_tokens(&mut self, output: &mut SchedulerOutput) {
+    /// Adds what only the finished plan can say, and notes what is under way.
+    fn start(&mut self, output: &mut SchedulerOutput) {
         for scheduled in &mut output.sequences {
             let sequence = self
                 .running
@@ -346,18 +352,21 @@ impl Scheduler {
                 .find(|sequence| sequence.id == scheduled.id)
                 .expect("what is planned is running");
             let end = scheduled.start + scheduled.num_new_tokens;
-            let num_tokens = sequence.token_ids.len();
+            let num_tokens = sequence.num_tokens();
             scheduled.samples = end >= num_tokens;
-            scheduled.appended_token_ids = sequence.token_ids[sequence.num_sent_tokens..].to_vec();
-            sequence.num_sent_tokens = num_tokens;
             sequence.draft_tokens.truncate(end.saturating_sub(num_tokens));
             scheduled.draft_tokens.clone_from(&sequence.draft_tokens);
             self.counters.num_draft_tokens += scheduled.draft_tokens.len() as u64;
+            sequence.num_computed_tokens = end - scheduled.draft_tokens.len();
+            sequence.num_steps_under_way += 1;
+            sequence.num_awaited_tokens += usize::from(scheduled.samples);
         }
     }
 
     fn apply(&mut self, index: usize, scheduled: &ScheduledSequence, result: SequenceResult) -> SequenceEvent {
         let sequence = &mut self.running[index];
+        sequence.num_steps_under_way -= 1;
+        sequence.num_awaited_tokens -= usize::from(scheduled.samples);
         let mut event = SequenceEvent {
             id: sequence.id,
             tokens: Vec::new(),
@@ -379,7 +388,8 @@ impl Scheduler {
                 let num_accepted = tokens.len().saturating_sub(1);
                 self.counters.num_accepted_tokens += num_accepted as u64;
                 // Rejected drafts left entries in the cache that the next step overwrites.
-                sequence.num_computed_tokens += scheduled.num_new_tokens - num_drafts + num_accepted;
+                sequence.num_computed_tokens += num_accepted;
+                let num_computed = scheduled.start + scheduled.num_new_tokens - num_drafts + num_accepted;
                 event.prompt_logprobs = prompt_logprobs;
                 for token in tokens {
                     event.finish_reason =
@@ -390,12 +400,12 @@ impl Scheduler {
                     }
                 }
                 // After a cut, fewer tokens stand than were computed.
-                sequence.num_computed_tokens = sequence.num_computed_tokens.min(sequence.token_ids.len());
+                self.kv.commit(sequence, num_computed.min(sequence.token_ids.len()));
                 let room = self.config.max_model_len.saturating_sub(sequence.token_ids.len() + 1);
                 let wanted = (sequence.sampling.max_tokens as usize).saturating_sub(sequence.num_output_tokens() + 1);
-                sequence.draft_tokens = draft_tokens;
+                // Guesses that come after the next step was planned come too late.
+                sequence.draft_tokens = if sequence.num_steps_under_way == 0 { draft_tokens } else { vec![] };
                 sequence.draft_tokens.truncate(room.min(wanted));
-                self.kv.commit(sequence);
             }
             SequenceResult::Embedding(vector) => {
                 event.embedding = Some(vector);
@@ -426,7 +436,6 @@ impl Plan {
             id: sequence.id,
             start: sequence.num_computed_tokens,
             num_new_tokens,
-            appended_token_ids: Vec::new(),
             draft_tokens: Vec::new(),
             new_blocks,
             samples: false,

@@ -25,7 +25,7 @@ pub struct Sequence {
     pub token_ids: Vec<u32>,
     /// How many of `token_ids` are the prompt.
     pub num_prompt_tokens: usize,
-    /// Tokens whose cache entries are written: always less than `token_ids.len()` while running.
+    /// Tokens whose cache entries are written, by steps under way too.
     pub num_computed_tokens: usize,
     /// Prompt tokens found in the prefix cache at first admission (usage's `cached_tokens`).
     pub num_cached_tokens: Option<usize>,
@@ -42,8 +42,10 @@ pub struct Sequence {
     pub(crate) priority: i32,
     pub(crate) arrival: u64,
     pub(crate) cache_salt: u64,
-    /// How many of `token_ids` the executor was told.
-    pub(crate) num_sent_tokens: usize,
+    /// Steps under way that it is part of.
+    pub(crate) num_steps_under_way: usize,
+    /// Tokens that those will append, drafts apart.
+    pub(crate) num_awaited_tokens: usize,
 }
 
 impl Sequence {
@@ -63,7 +65,8 @@ impl Sequence {
             priority: request.priority,
             arrival,
             cache_salt: request.cache_salt,
-            num_sent_tokens: 0,
+            num_steps_under_way: 0,
+            num_awaited_tokens: 0,
         }
     }
 
@@ -77,14 +80,28 @@ impl Sequence {
         (self.priority, self.arrival)
     }
 
+    /// Its tokens, those included that steps under way will append.
+    pub(crate) fn num_tokens(&self) -> usize {
+        self.token_ids.len() + self.num_awaited_tokens
+    }
+
     /// Tokens not yet in the cache, drafts included.
     pub(crate) fn num_pending_tokens(&self) -> usize {
-        self.token_ids.len() + self.draft_tokens.len() - self.num_computed_tokens
+        self.num_tokens() + self.draft_tokens.len() - self.num_computed_tokens
     }
 
     /// Whether only the newest token is missing from the cache.
     pub(crate) fn is_decoding(&self) -> bool {
-        self.num_computed_tokens + 1 == self.token_ids.len()
+        self.num_computed_tokens + 1 == self.num_tokens()
+    }
+
+    /// Whether its next step can be planned: not when the one under way is known to be its last, or when it is open how
+    /// many drafts that one accepts.
+    pub(crate) fn can_be_planned(&self, max_model_len: usize) -> bool {
+        self.num_awaited_tokens == 0
+            || (self.draft_tokens.is_empty()
+                && self.num_tokens() - self.num_prompt_tokens < self.sampling.max_tokens as usize
+                && self.num_tokens() < max_model_len)
     }
 
     /// Whether cached blocks may stand in for computation: prompt logprobs need every row.

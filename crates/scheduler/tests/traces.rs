@@ -77,6 +77,7 @@ struct Executor {
     blocks: HashMap<SequenceId, Vec<u32>>,
     /// What was last written to each cache slot, so that a stale or stolen block shows.
     slots: HashMap<(u32, usize), Vec<u32>>,
+    drafts: bool,
 }
 
 impl Executor {
@@ -92,7 +93,6 @@ impl Executor {
         }
         let results = plan.sequences.iter().enumerate().map(|(index, scheduled)| {
             let tokens = self.tokens.get_mut(&scheduled.id).expect("known");
-            tokens.extend(&scheduled.appended_token_ids);
             let blocks = self.blocks.get_mut(&scheduled.id).expect("known");
             blocks.extend(scheduled.new_blocks.iter().map(|b| b.0));
             let mut all = tokens.clone();
@@ -110,6 +110,8 @@ impl Executor {
                 }
             }
             if fail && index == 0 {
+                // A step planned before this is known needs a token.
+                tokens.extend(scheduled.samples.then_some(0));
                 return SequenceResult::Failed("scripted".to_owned());
             }
             let mut sampled = Vec::new();
@@ -127,11 +129,12 @@ impl Executor {
             }
             // Right guesses with a wrong one at a place that varies.
             let from = tokens.len() + sampled.len();
-            let draft_tokens = if sampled.is_empty() {
+            let draft_tokens = if sampled.is_empty() || !self.drafts {
                 vec![]
             } else {
                 (from..from + from % 4).map(|p| if p % 5 == 0 { 3 } else { next_token(scheduled.id, p) }).collect()
             };
+            tokens.extend(sampled.iter().map(|token| token.id));
             SequenceResult::Tokens { tokens: sampled, prompt_logprobs: vec![], draft_tokens }
         });
         ModelRunnerOutput { results: results.collect() }
@@ -151,15 +154,20 @@ struct World {
     scheduler: Scheduler,
     executor: Executor,
     clients: BTreeMap<SequenceId, Client>,
+    /// Whether a step is planned before the result of the one before is taken.
+    overlaps: bool,
+    under_way: Option<(SchedulerOutput, ModelRunnerOutput)>,
 }
 
 impl World {
-    fn new(config: SchedulerConfig) -> Self {
+    fn new(config: SchedulerConfig, overlaps: bool, drafts: bool) -> Self {
         Self {
             scheduler: Scheduler::new(config.clone()),
             config,
-            executor: Executor::default(),
+            executor: Executor { drafts, ..Executor::default() },
             clients: BTreeMap::new(),
+            overlaps,
+            under_way: None,
         }
     }
 
@@ -193,12 +201,23 @@ impl World {
         assert!(plan.num_tokens() <= self.config.max_num_batched_tokens);
         assert!(self.scheduler.num_running() <= self.config.max_num_seqs);
         assert!(plan.sequences.iter().all(|s| s.num_new_tokens > 0));
-        assert!(!self.scheduler.has_work() || !plan.sequences.is_empty(), "work waits but nothing runs");
+        let runs = !plan.sequences.is_empty();
+        assert!(!self.scheduler.has_work() || runs || self.under_way.is_some(), "work waits but nothing runs");
         self.scheduler.check_integrity();
-        let result = self.executor.run(&plan, self.config.block_size, fail);
+        let launched =
+            runs.then(|| self.executor.run(&plan, self.config.block_size, fail)).map(|result| (plan, result));
         if let Some(nth) = abort_during {
             self.abort(nth);
         }
+        self.settle();
+        self.under_way = launched;
+        if !self.overlaps {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        let Some((plan, result)) = self.under_way.take() else { return };
         for event in self.scheduler.update(&plan, result) {
             let client = self.clients.get_mut(&event.id).expect("an event for a known request");
             assert!(client.end.is_none(), "an event after the end");
@@ -231,8 +250,10 @@ proptest! {
     fn every_request_ends_once_and_no_block_leaks(
         config in config(),
         actions in prop::collection::vec(action(), 1..120),
+        overlaps: bool,
+        drafts: bool,
     ) {
-        let mut world = World::new(config);
+        let mut world = World::new(config, overlaps, drafts);
         let mut fail = false;
         for action in actions {
             match action {
@@ -253,7 +274,7 @@ proptest! {
         // No starvation: what is left finishes in a bounded number of steps. The bound is far
         // above what is needed (each step computes at least one token of the oldest sequence).
         let mut num_steps = 0;
-        while world.scheduler.has_work() {
+        while world.scheduler.has_work() || world.under_way.is_some() {
             world.step(None, false);
             num_steps += 1;
             prop_assert!(num_steps < 60 * 64 * 4, "sequences starve");
@@ -265,7 +286,7 @@ proptest! {
 
 #[test]
 fn a_second_request_starts_from_the_first_ones_blocks() {
-    let mut world = World::new(SchedulerConfig {
+    let config = SchedulerConfig {
         num_blocks: 32,
         block_size: 4,
         max_num_seqs: 4,
@@ -274,7 +295,8 @@ fn a_second_request_starts_from_the_first_ones_blocks() {
         max_num_waiting: 20,
         prefix_caching: true,
         eos_token_ids: vec![EOS],
-    });
+    };
+    let mut world = World::new(config, false, false);
     let sampling = SamplingParams { max_tokens: 1, ..SamplingParams::default() };
     let prompt: Vec<u32> = (2..19).collect();
     for (salt, expected) in [(7, 0), (7, 16), (8, 0)] {
@@ -288,4 +310,34 @@ fn a_second_request_starts_from_the_first_ones_blocks() {
     // A whole-prompt hit still computes the last token.
     world.submit(prompt[..16].to_vec(), sampling, 0, 7);
     assert_eq!(world.scheduler.schedule().sequences[0].start, 12);
+}
+
+#[test]
+fn the_next_step_is_planned_before_the_token_is_known() {
+    let config = SchedulerConfig {
+        num_blocks: 32,
+        block_size: 4,
+        max_num_seqs: 4,
+        max_num_batched_tokens: 64,
+        max_model_len: 64,
+        max_num_waiting: 20,
+        prefix_caching: true,
+        eos_token_ids: vec![],
+    };
+    let mut world = World::new(config, true, false);
+    let sampling = SamplingParams { max_tokens: 3, ..SamplingParams::default() };
+    world.submit((2..8).collect(), sampling, 0, 0);
+    let mut plans = Vec::new();
+    let mut under_way = None;
+    while world.scheduler.has_work() {
+        let plan = world.scheduler.schedule();
+        plans.extend(plan.sequences.iter().map(|s| (s.start, s.num_new_tokens, s.samples)));
+        let launched = (!plan.sequences.is_empty()).then(|| (world.executor.run(&plan, 4, false), plan));
+        if let Some((result, plan)) = std::mem::replace(&mut under_way, launched) {
+            world.scheduler.update(&plan, result);
+        }
+    }
+    // As many steps as tokens: the last one is known to be the last.
+    assert_eq!(plans, [(0, 6, true), (6, 1, true), (7, 1, true)]);
+    assert!(under_way.is_none());
 }

@@ -47,7 +47,11 @@ impl Executor for Script {
         Ok(StepHandle(plan.step))
     }
 
-    fn collect(&mut self, _step: StepHandle, _masks: &[SequenceMask]) -> Result<ModelRunnerOutput, ExecutorError> {
+    fn sample(&mut self, _step: StepHandle, _masks: &[SequenceMask]) -> Result<(), ExecutorError> {
+        Ok(())
+    }
+
+    fn collect(&mut self, _step: StepHandle) -> Result<ModelRunnerOutput, ExecutorError> {
         Ok(ModelRunnerOutput { results: std::mem::take(&mut self.results) })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Result;
 use moesaic_engine::TokenMask;
 use moesaic_kernels::cuda::{
-    Adjustment, DeviceSampler, DeviceTensor, Gpu, NO_TOKEN, SampleBatch, SampleResult, SampleRow,
+    Adjustment, ChosenTokens, DeviceSampler, DeviceTensor, Gpu, NO_TOKEN, SampleBatch, SampleResult, SampleRow,
 };
 use moesaic_scheduler::{SampledToken, TokenLogprobs};
 
@@ -21,6 +21,24 @@ use crate::sequences::{RowResult, Wanted};
 pub struct GpuSampler {
     device: DeviceSampler,
     vocab_size: usize,
+}
+
+/// What was wanted of a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RowKind {
+    Nothing,
+    PromptLogprobs,
+    Sample { reports: bool },
+}
+
+impl RowKind {
+    pub fn of(wanted: &Wanted) -> Self {
+        match wanted {
+            Wanted::Nothing => Self::Nothing,
+            Wanted::PromptLogprobs(..) => Self::PromptLogprobs,
+            Wanted::Sample(row) => Self::Sample { reports: row.sampling.logprobs.is_some() },
+        }
+    }
 }
 
 /// Rows in the making.
@@ -59,11 +77,17 @@ impl GpuSampler {
         for row in rows {
             batch.push_sampled(row);
         }
-        Ok(self.run(logits, &batch)?.iter().map(chosen).collect())
+        self.run(logits, &batch)?;
+        Ok(self.device.finish()?.iter().map(chosen).collect())
     }
 
-    /// What is wanted of each row of `logits (rows, vocabulary)`.
-    pub(crate) fn evaluate(&mut self, logits: &DeviceTensor, wanted: &[Wanted]) -> Result<Vec<RowResult>> {
+    /// Where the tokens lie that were chosen last.
+    pub(crate) fn chosen_tokens(&self) -> ChosenTokens {
+        self.device.chosen_tokens()
+    }
+
+    /// Starts on what is wanted of each row of `logits (rows, vocabulary)`.
+    pub(crate) fn start(&mut self, logits: &DeviceTensor, wanted: &[Wanted]) -> Result<()> {
         let mut batch = self.batch();
         for wanted in wanted {
             match wanted {
@@ -72,30 +96,30 @@ impl GpuSampler {
                 Wanted::Sample(row) => batch.push_sampled(row),
             }
         }
-        let results = self.run(logits, &batch)?;
-        let result = |(wanted, result): (&Wanted, &SampleResult)| match wanted {
-            Wanted::Nothing => RowResult::Nothing,
-            Wanted::PromptLogprobs(..) => match chosen(result) {
-                Ok(_) => RowResult::PromptLogprobs(logprobs(result)),
-                Err(error) => RowResult::Failed(error.to_string()),
-            },
-            Wanted::Sample(row) => match chosen(result) {
-                Ok(id) => {
-                    RowResult::Sampled(SampledToken { id, logprobs: row.sampling.logprobs.map(|_| logprobs(result)) })
-                }
-                Err(error) => RowResult::Failed(error.to_string()),
-            },
+        self.run(logits, &batch)
+    }
+
+    /// Waits for what came of the rows of the last start; `kinds` are what was wanted.
+    pub(crate) fn finish(&mut self, kinds: impl Iterator<Item = RowKind>) -> Result<Vec<RowResult>> {
+        let results = self.device.finish()?;
+        let result = |(kind, result): (RowKind, &SampleResult)| match (kind, chosen(result)) {
+            (RowKind::Nothing, _) => RowResult::Nothing,
+            (_, Err(error)) => RowResult::Failed(error.to_string()),
+            (RowKind::PromptLogprobs, Ok(_)) => RowResult::PromptLogprobs(logprobs(result)),
+            (RowKind::Sample { reports }, Ok(id)) => {
+                RowResult::Sampled(SampledToken { id, logprobs: reports.then(|| logprobs(result)) })
+            }
         };
-        Ok(wanted.iter().zip(&results).map(result).collect())
+        Ok(kinds.zip(&results).map(result).collect())
     }
 
     fn batch(&self) -> Batch {
         Batch { mask_words: self.vocab_size.div_ceil(32), ..Batch::default() }
     }
 
-    fn run(&mut self, logits: &DeviceTensor, batch: &Batch) -> Result<Vec<SampleResult>> {
+    fn run(&mut self, logits: &DeviceTensor, batch: &Batch) -> Result<()> {
         let Batch { rows, adjustments, masks, .. } = batch;
-        self.device.sample(logits, &SampleBatch { rows, adjustments, masks })
+        self.device.start(logits, &SampleBatch { rows, adjustments, masks })
     }
 }
 

@@ -1,16 +1,18 @@
-//! The GPU's executor. The host gives a step to the device and does not look at it before its tokens are chosen.
+//! The GPU's executor. The host gives a step to the device, and the next one, too, before it looks at the first one's
+//! tokens: the device takes them for input by itself.
 
 use std::sync::Arc;
 
 use candle_core::Error;
 use moesaic_engine::{Executor, ExecutorError, SequenceMask, StepHandle};
 use moesaic_kernels::Tensor;
-use moesaic_kernels::cuda::{DeviceTensor, Gpu};
+use moesaic_kernels::cuda::{DeviceTensor, Event, Gpu};
 use moesaic_model::ModelError;
-use moesaic_scheduler::{ModelRunnerOutput, SchedulerOutput};
+use moesaic_scheduler::{ModelRunnerOutput, SchedulerOutput, SequenceResult};
 
 use crate::decode_graphs::DecodeGraphs;
-use crate::sequences::{RowResult, Sequences, Wanted, empty_results, store};
+use crate::gpu_sampler::RowKind;
+use crate::sequences::{Sequences, Wanted, empty_results, store};
 use crate::{BatchSequence, GpuSampler, ModelRunner};
 
 /// Rows whose logits are held at once, at least: more where more sequences run.
@@ -37,11 +39,19 @@ enum Computed {
     Hidden(Tensor),
 }
 
-struct Pending {
+struct Launched {
     step: StepHandle,
     plan: SchedulerOutput,
     computed: Computed,
     first_logit_row: Vec<usize>,
+}
+
+/// What a step's sampling has led to.
+enum Sampled {
+    /// It is under way: what was wanted of each row, with its sequence's index in the plan.
+    Started(Vec<(usize, RowKind)>),
+    /// Its tokens are part of their sequences.
+    Known(Vec<SequenceResult>),
 }
 
 /// Runs steps on a GPU.
@@ -52,7 +62,10 @@ pub struct GpuWorker {
     sampler: GpuSampler,
     graphs: DecodeGraphs,
     sequences: Sequences,
-    pending: Option<Pending>,
+    launched: Option<Launched>,
+    sampling: Option<(StepHandle, SchedulerOutput, Sampled)>,
+    /// Behind the step that is being sampled.
+    end: Event,
 }
 
 impl std::fmt::Debug for GpuWorker {
@@ -67,14 +80,16 @@ impl GpuWorker {
     ///
     /// # Errors
     /// When the runner is not on a GPU, or its memory is too small.
-    pub fn new(runner: ModelRunner, config: GpuConfig) -> Result<Self, ModelError> {
+    pub fn new(mut runner: ModelRunner, config: GpuConfig) -> Result<Self, ModelError> {
         let gpu = runner.gpu().ok_or_else(|| Error::msg("the model is not on a GPU"))?;
         let gpu = Arc::clone(gpu);
         let max_rows = config.max_num_seqs.max(LOGIT_ROWS);
         let sampler = GpuSampler::new(&gpu, max_rows, runner.config().vocab_size)?;
+        runner.take_tokens_from(sampler.chosen_tokens());
         let graphs = DecodeGraphs::new(&gpu, config.max_num_seqs.min(config.max_num_batched_tokens))?;
         reserve_workspace(&gpu, &runner, &config, max_rows.max(graphs.max_padded_rows()))?;
-        Ok(Self { runner, gpu, config, sampler, graphs, sequences: Sequences::default(), pending: None })
+        let (sequences, end) = (Sequences::default(), Event::new(&gpu)?);
+        Ok(Self { runner, gpu, config, sampler, graphs, sequences, launched: None, sampling: None, end })
     }
 
     /// Makes the cache so large, now that it is known how much memory is left.
@@ -115,27 +130,62 @@ impl GpuWorker {
         Ok((computed, first_logit_row))
     }
 
-    fn evaluate(&mut self, pending: &Pending, masks: &[SequenceMask]) -> Result<ModelRunnerOutput, ModelError> {
+    fn start_sampling(&mut self, launched: &Launched, masks: &[SequenceMask]) -> Result<Sampled, ModelError> {
         let Self { runner, sampler, sequences, config, .. } = self;
-        let rows = sequences.rows(&pending.plan, &pending.first_logit_row, masks);
+        let rows = sequences.rows(&launched.plan, &launched.first_logit_row, masks);
         let wanted: Vec<Wanted> = rows.iter().map(|row| row.wanted(&config.eos_token_ids)).collect();
-        // Without rows (a prefill chunk) there is nothing to wait for: the next step follows in the stream.
-        let mut evaluated: Vec<RowResult> = Vec::with_capacity(rows.len());
-        match &pending.computed {
-            Computed::Logits(logits) => evaluated.extend(sampler.evaluate(logits, &wanted)?),
-            Computed::Hidden(hidden) => {
-                for (index, wanted) in wanted.chunks(sampler.max_rows()).enumerate() {
-                    let logits = runner.logits(&hidden.rows(index * sampler.max_rows(), wanted.len())?)?;
-                    evaluated.extend(sampler.evaluate(logits.device()?, wanted)?);
+        let kinds: Vec<(usize, RowKind)> =
+            rows.iter().zip(&wanted).map(|(row, w)| (row.index, RowKind::of(w))).collect();
+        match &launched.computed {
+            Computed::Logits(logits) => sampler.start(logits, &wanted)?,
+            // Many rows, of prompts whose log-probabilities are wanted: a part at a time.
+            Computed::Hidden(hidden) if !rows.is_empty() => {
+                let mut results = empty_results(&launched.plan);
+                let width = sampler.max_rows();
+                for (part, (wanted, kinds)) in wanted.chunks(width).zip(kinds.chunks(width)).enumerate() {
+                    let logits = runner.logits(&hidden.rows(part * width, wanted.len())?)?;
+                    sampler.start(logits.device()?, wanted)?;
+                    store_all(&mut results, kinds, sampler)?;
                 }
+                drop(wanted);
+                sequences.append(&launched.plan, &results);
+                return Ok(Sampled::Known(results));
             }
+            Computed::Hidden(_) => {}
         }
-        let mut results = empty_results(&pending.plan);
-        for (row, result) in rows.iter().zip(evaluated) {
-            store(&mut results[row.index], result);
+        let chosen: Vec<(usize, usize)> =
+            rows.iter().enumerate().filter(|(_, row)| row.samples).map(|(place, row)| (place, row.index)).collect();
+        for (place, index) in chosen {
+            sequences.set_chosen_row(launched.plan.sequences[index].id, place);
         }
-        Ok(ModelRunnerOutput { results })
+        Ok(Sampled::Started(kinds))
     }
+
+    fn finish_sampling(&mut self, plan: &SchedulerOutput, sampled: Sampled) -> Result<Vec<SequenceResult>, ModelError> {
+        self.end.wait()?;
+        let kinds = match sampled {
+            Sampled::Known(results) => return Ok(results),
+            Sampled::Started(kinds) => kinds,
+        };
+        let mut results = empty_results(plan);
+        if !kinds.is_empty() {
+            store_all(&mut results, &kinds, &mut self.sampler)?;
+        }
+        self.sequences.append(plan, &results);
+        Ok(results)
+    }
+}
+
+/// Waits for the rows that were started last and adds them to their sequences' results.
+fn store_all(
+    results: &mut [SequenceResult],
+    kinds: &[(usize, RowKind)],
+    sampler: &mut GpuSampler,
+) -> Result<(), ModelError> {
+    for ((index, _), result) in kinds.iter().zip(sampler.finish(kinds.iter().map(|(_, kind)| *kind))?) {
+        store(&mut results[*index], result);
+    }
+    Ok(())
 }
 
 /// Runs the largest steps of each kind without computing them, so that the workspace holds what they need.
@@ -151,6 +201,7 @@ fn reserve_workspace(
     let table = vec![0; max_len.div_ceil(limits.block_size)];
     let chunk = |start: usize, num_tokens: usize, num_logit_rows: usize| BatchSequence {
         token_ids: &token_ids[..num_tokens],
+        chosen_row: None,
         start,
         block_table: &table,
         num_logit_rows,
@@ -182,17 +233,33 @@ fn reserve_workspace(
 }
 
 impl Executor for GpuWorker {
+    fn overlaps(&self) -> bool {
+        true
+    }
+
     fn launch(&mut self, plan: &SchedulerOutput) -> Result<StepHandle, ExecutorError> {
         self.sequences.update(plan);
         let computed = self.compute(plan);
         let (computed, first_logit_row) = computed.map_err(|error| self.failure(&error))?;
         let step = StepHandle(plan.step);
-        self.pending = Some(Pending { step, plan: plan.clone(), computed, first_logit_row });
+        self.launched = Some(Launched { step, plan: plan.clone(), computed, first_logit_row });
         Ok(step)
     }
 
-    fn collect(&mut self, step: StepHandle, masks: &[SequenceMask]) -> Result<ModelRunnerOutput, ExecutorError> {
-        let pending = self.pending.take().filter(|pending| pending.step == step).expect("collect follows its launch");
-        self.evaluate(&pending, masks).map_err(|error| self.failure(&error))
+    fn sample(&mut self, step: StepHandle, masks: &[SequenceMask]) -> Result<(), ExecutorError> {
+        let launched = self.launched.take().filter(|launched| launched.step == step).expect("the step was launched");
+        let sampled = self.start_sampling(&launched, masks).and_then(|sampled| {
+            self.end.record()?;
+            Ok(sampled)
+        });
+        let sampled = sampled.map_err(|error| self.failure(&error))?;
+        self.sampling = Some((step, launched.plan, sampled));
+        Ok(())
+    }
+
+    fn collect(&mut self, step: StepHandle) -> Result<ModelRunnerOutput, ExecutorError> {
+        let (_, plan, sampled) = self.sampling.take().filter(|(other, ..)| *other == step).expect("it was sampled");
+        let results = self.finish_sampling(&plan, sampled).map_err(|error| self.failure(&error))?;
+        Ok(ModelRunnerOutput { results })
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Error, Result, bail};
 use moesaic_kernels::Tensor;
-use moesaic_kernels::cuda::{DeviceTensor, Gpu, Staging};
+use moesaic_kernels::cuda::{ChosenTokens, DeviceTensor, Gpu, Staging};
 use moesaic_model::{AttentionMetadata, ModelInput, NaiveSequence};
 
 /// One sequence's share of a batch.
@@ -12,6 +12,8 @@ use moesaic_model::{AttentionMetadata, ModelInput, NaiveSequence};
 pub struct BatchSequence<'a> {
     /// Tokens to compute.
     pub token_ids: &'a [u32],
+    /// One more, which the step before chooses: row of its sampler's. On a GPU only.
+    pub chosen_row: Option<u32>,
     /// Position of the first of them.
     pub start: usize,
     /// The sequence's blocks; they hold positions `0 .. start + token_ids.len()`.
@@ -25,8 +27,12 @@ impl BatchSequence<'_> {
         self.block_table[position / block_size] * block_size as u32 + (position % block_size) as u32
     }
 
+    fn num_tokens(&self) -> usize {
+        self.token_ids.len() + usize::from(self.chosen_row.is_some())
+    }
+
     fn end(&self) -> usize {
-        self.start + self.token_ids.len()
+        self.start + self.num_tokens()
     }
 }
 
@@ -73,7 +79,7 @@ impl InputBatch {
         for sequence in sequences {
             check(sequence, limits)?;
         }
-        let is_naive = |index: &usize| sequences[*index].token_ids.len() >= naive_min_tokens;
+        let is_naive = |index: &usize| sequences[*index].num_tokens() >= naive_min_tokens;
         let (naive, absorbed): (Vec<usize>, Vec<usize>) = (0..sequences.len()).partition(is_naive);
         let mut batch = Self { block_size, first_logit_row: vec![0; sequences.len()], ..Self::default() };
         for &index in naive.iter().chain(&absorbed) {
@@ -82,20 +88,21 @@ impl InputBatch {
         }
         for &index in &naive {
             let sequence = &sequences[index];
-            batch.naive.push((sequence.start, sequence.token_ids.len()));
+            batch.naive.push((sequence.start, sequence.num_tokens()));
             batch.naive_slots.extend((0..sequence.end()).map(|position| sequence.slot(position, block_size)));
         }
         batch.max_blocks = absorbed.iter().map(|&index| sequences[index].block_table.len()).max().unwrap_or(0).max(1);
         for (row, &index) in absorbed.iter().enumerate() {
             batch.block_tables.extend_from_slice(sequences[index].block_table);
             batch.block_tables.resize((row + 1) * batch.max_blocks, 0);
-            batch.row_sequences.extend(std::iter::repeat_n(row as u32, sequences[index].token_ids.len()));
+            batch.row_sequences.extend(std::iter::repeat_n(row as u32, sequences[index].num_tokens()));
         }
         Ok(batch)
     }
 
     fn push_rows(&mut self, sequence: &BatchSequence) {
         self.token_ids.extend_from_slice(sequence.token_ids);
+        self.token_ids.extend(sequence.chosen_row.map(ChosenTokens::placeholder));
         self.positions.extend((sequence.start..sequence.end()).map(|position| position as u32));
         self.slots.extend((sequence.start..sequence.end()).map(|position| sequence.slot(position, self.block_size)));
         let num_rows = self.token_ids.len();
@@ -211,7 +218,7 @@ fn check(sequence: &BatchSequence, limits: InputLimits) -> Result<()> {
     }
 }
 
-/// Memory on a GPU for the input of one step at a time.
+/// Memory on a GPU for the input of one step at a time; the next one's follows in the stream.
 #[derive(Debug)]
 pub struct InputBuffer {
     staging: Staging,
@@ -243,10 +250,5 @@ impl InputBuffer {
             *buffer = DeviceTensor::persistent(self.staging.gpu(), &[needed.next_power_of_two()], DType::U8)?;
         }
         work(&batch.on_device(&self.staging, &buffer)?)
-    }
-
-    /// The way to the GPU.
-    pub fn staging(&self) -> &Staging {
-        &self.staging
     }
 }

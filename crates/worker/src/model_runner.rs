@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::DType;
-use moesaic_kernels::cuda::Gpu;
+use moesaic_kernels::cuda::{ChosenTokens, Gpu};
 use moesaic_kernels::{Device, Tensor};
 use moesaic_model::{CausalLm, KvCache, ModelError, ModelInput};
 
@@ -51,6 +51,7 @@ pub struct ModelRunner {
     cache: KvCache,
     config: RunnerConfig,
     inputs: Option<InputBuffer>,
+    chosen: Option<ChosenTokens>,
 }
 
 impl std::fmt::Debug for ModelRunner {
@@ -73,7 +74,7 @@ impl ModelRunner {
     pub fn new(model: Box<dyn CausalLm>, config: RunnerConfig) -> Result<Self, ModelError> {
         let cache = cache(model.as_ref(), &config)?;
         let inputs = config.device.gpu().map(|gpu| InputBuffer::new(gpu, 1 << 16)).transpose()?;
-        Ok(Self { model, cache, config, inputs })
+        Ok(Self { model, cache, config, inputs, chosen: None })
     }
 
     /// Another size of the cache, and of the longest sequence, which must not be longer than before. What was cached is
@@ -87,6 +88,11 @@ impl ModelRunner {
         self.cache = cache(self.model.as_ref(), &config)?;
         self.config = config;
         Ok(())
+    }
+
+    /// Where [`BatchSequence::chosen_row`] finds its tokens.
+    pub fn take_tokens_from(&mut self, chosen: ChosenTokens) {
+        self.chosen = Some(chosen);
     }
 
     /// Its settings.
@@ -143,6 +149,9 @@ impl ModelRunner {
     /// # Errors
     /// When the device fails.
     pub fn forward_input(&self, input: &ModelInput) -> Result<Tensor, ModelError> {
+        if let (Some(chosen), Tensor::Device(token_ids)) = (&self.chosen, &input.token_ids) {
+            chosen.fill_in(token_ids)?;
+        }
         self.model.forward(input, &self.cache)
     }
 
@@ -166,20 +175,20 @@ impl ModelRunner {
         let num_rows = hidden.dims2()?.0;
         for start in (0..num_rows).step_by(MAX_LOGIT_ROWS) {
             let part = hidden.rows(start, MAX_LOGIT_ROWS.min(num_rows - start))?;
-            visit(start, self.to_host(&self.model.logits(&part)?)?);
+            visit(start, to_host(&self.model.logits(&part)?)?);
         }
         Ok(())
     }
+}
 
-    fn to_host(&self, logits: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
-        let (_, width) = logits.dims2()?;
-        match (logits, &self.inputs) {
-            (Tensor::Device(logits), Some(inputs)) => {
-                let bytes = inputs.staging().download(logits)?;
-                let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
-                Ok(bytes.chunks_exact(4 * width).map(|row| row.chunks_exact(4).map(number).collect()).collect())
-            }
-            (logits, _) => Ok(logits.host()?.to_vec2()?),
+fn to_host(logits: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
+    let (_, width) = logits.dims2()?;
+    match logits {
+        Tensor::Device(logits) => {
+            let bytes = logits.to_bytes()?;
+            let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+            Ok(bytes.chunks_exact(4 * width).map(|row| row.chunks_exact(4).map(number).collect()).collect())
         }
+        Tensor::Host(logits) => Ok(logits.to_vec2()?),
     }
 }

@@ -19,6 +19,8 @@ pub struct WorkerSequence {
     block_table: Vec<u32>,
     pub sampling: SamplingParams,
     pub counts: TokenCounts,
+    /// Row in which a step under way chooses its next token.
+    chosen_row: Option<u32>,
 }
 
 impl WorkerSequence {
@@ -29,6 +31,7 @@ impl WorkerSequence {
             block_table: new.block_table.iter().map(|block| block.0).collect(),
             sampling: new.sampling.clone(),
             counts: TokenCounts::default(),
+            chosen_row: None,
         };
         sequence.append(&new.token_ids);
         sequence
@@ -75,17 +78,36 @@ impl Sequences {
         for scheduled in &plan.sequences {
             assert!(scheduled.draft_tokens.is_empty(), "this worker proposes no drafts, so gets none back");
             let sequence = self.by_id.get_mut(&scheduled.id).expect("the plan announces sequences");
-            sequence.append(&scheduled.appended_token_ids);
             sequence.block_table.extend(scheduled.new_blocks.iter().map(|block| block.0));
         }
+    }
+
+    /// Adds the tokens that came of a plan. Sequences that ended or were preempted meanwhile may be gone.
+    pub fn append(&mut self, plan: &SchedulerOutput, results: &[SequenceResult]) {
+        for (scheduled, result) in plan.sequences.iter().zip(results) {
+            let Some(sequence) = self.by_id.get_mut(&scheduled.id) else { continue };
+            sequence.chosen_row = None;
+            if let SequenceResult::Tokens { tokens, .. } = result {
+                for token in tokens {
+                    sequence.append(&[token.id]);
+                }
+            }
+        }
+    }
+
+    /// Notes in which row a sequence's next token is being chosen.
+    pub fn set_chosen_row(&mut self, id: SequenceId, row: usize) {
+        self.by_id.get_mut(&id).expect("its step is under way").chosen_row = Some(row as u32);
     }
 
     /// The work of a plan.
     pub fn batch(&self, plan: &SchedulerOutput) -> Vec<BatchSequence<'_>> {
         let of = |scheduled: &ScheduledSequence| {
             let sequence = &self.by_id[&scheduled.id];
+            let (end, known) = (scheduled.start + scheduled.num_new_tokens, sequence.token_ids.len());
             BatchSequence {
-                token_ids: &sequence.token_ids[scheduled.start..scheduled.start + scheduled.num_new_tokens],
+                token_ids: &sequence.token_ids[scheduled.start..end.min(known)],
+                chosen_row: (end > known).then(|| sequence.chosen_row.expect("one token is being chosen")),
                 start: scheduled.start,
                 block_table: &sequence.block_table,
                 num_logit_rows: sequence.num_logit_rows(scheduled),
@@ -124,7 +146,7 @@ pub struct Row<'a> {
     pub index: usize,
     pub sequence: &'a WorkerSequence,
     position: usize,
-    samples: bool,
+    pub samples: bool,
     mask: Option<&'a SequenceMask>,
 }
 

@@ -2,7 +2,7 @@
 
 use moesaic_engine::{Executor, ExecutorError, SequenceMask, StepHandle};
 use moesaic_kernels::{ComputePool, Tensor, parallel_chunks};
-use moesaic_scheduler::{ModelRunnerOutput, SampledToken, SchedulerOutput};
+use moesaic_scheduler::{ModelRunnerOutput, SampledToken, SchedulerOutput, SequenceResult};
 
 use crate::sequences::{Row, RowResult, Sequences, Wanted, empty_results, store};
 use crate::{ModelRunner, Sampler, token_logprobs};
@@ -16,12 +16,13 @@ pub struct WorkerConfig {
     pub eos_token_ids: Vec<u32>,
 }
 
-/// A launched step waiting for its masks.
+/// A step under way: its hidden states, then its results.
 struct Pending {
     step: StepHandle,
     plan: SchedulerOutput,
     hidden: Tensor,
     first_logit_row: Vec<usize>,
+    results: Vec<SequenceResult>,
 }
 
 /// Runs steps on the CPU.
@@ -74,15 +75,16 @@ impl Executor for Worker {
         let (hidden, first_logit_row) =
             threads.install(|| runner.forward(&batch)).map_err(|error| ExecutorError(error.to_string()))?;
         let step = StepHandle(plan.step);
-        self.pending = Some(Pending { step, plan: plan.clone(), hidden, first_logit_row });
+        let results = empty_results(plan);
+        self.pending = Some(Pending { step, plan: plan.clone(), hidden, first_logit_row, results });
         Ok(step)
     }
 
-    fn collect(&mut self, step: StepHandle, masks: &[SequenceMask]) -> Result<ModelRunnerOutput, ExecutorError> {
-        let pending = self.pending.take().filter(|pending| pending.step == step).expect("collect follows its launch");
-        let Self { runner, threads, sequences, config, .. } = self;
+    fn sample(&mut self, step: StepHandle, masks: &[SequenceMask]) -> Result<(), ExecutorError> {
+        let Self { runner, threads, sequences, config, pending } = self;
+        let pending = pending.as_mut().filter(|pending| pending.step == step).expect("the step was launched");
         let rows = sequences.rows(&pending.plan, &pending.first_logit_row, masks);
-        let mut results = empty_results(&pending.plan);
+        let results = &mut pending.results;
         let evaluate_all = |start: usize, logits: Vec<Vec<f32>>| {
             let rows = &rows[start..start + logits.len()];
             let mut evaluated: Vec<(Vec<f32>, RowResult)> =
@@ -97,7 +99,12 @@ impl Executor for Worker {
         };
         threads
             .install(|| runner.for_each_logits(&pending.hidden, evaluate_all))
-            .map_err(|error| ExecutorError(error.to_string()))?;
-        Ok(ModelRunnerOutput { results })
+            .map_err(|error| ExecutorError(error.to_string()))
+    }
+
+    fn collect(&mut self, step: StepHandle) -> Result<ModelRunnerOutput, ExecutorError> {
+        let pending = self.pending.take().filter(|pending| pending.step == step).expect("the step was launched");
+        self.sequences.append(&pending.plan, &pending.results);
+        Ok(ModelRunnerOutput { results: pending.results })
     }
 }

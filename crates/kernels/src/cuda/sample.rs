@@ -5,10 +5,13 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 use candle_core::{DType, Result, bail};
 
-use super::gpu::Grid;
-use super::{DeviceTensor, Gpu, Staging};
+use super::gpu::{Argument, Grid};
+use super::{DeviceTensor, Download, Gpu, Staging};
 
 const THREADS: usize = 512;
+const FILL_THREADS: usize = 128;
+/// This bit of a token id makes it a placeholder, as `sample.cu` has it.
+const CHOSEN: u32 = 1 << 31;
 /// A histogram of 256 digits, two numbers per warp and two more, 8 bytes each.
 const SHARED_BYTES: usize = (256 + 2 * THREADS / 32 + 2) * 8;
 
@@ -94,6 +97,7 @@ pub struct SampleBatch<'a> {
 #[derive(Debug)]
 pub struct DeviceSampler {
     staging: Staging,
+    download: Download,
     inputs: DeviceTensor,
     scratch: DeviceTensor, // (max rows, vocabulary)
     results: DeviceTensor, // (max rows, bytes)
@@ -121,7 +125,8 @@ impl DeviceSampler {
         let masks = vocab_size.div_ceil(32) * 4;
         let inputs = Staging::bytes_for([max_rows * size_of::<SampleRow>(), max_rows * masks, 1 << 16]);
         Ok(Self {
-            staging: Staging::new(gpu, inputs + max_rows * size_of::<SampleResult>())?,
+            staging: Staging::new(gpu, inputs)?,
+            download: Download::new(gpu, max_rows * size_of::<SampleResult>())?,
             inputs: DeviceTensor::persistent(gpu, &[inputs], DType::U8)?,
             scratch: DeviceTensor::persistent(gpu, &[max_rows, vocab_size], DType::F32)?,
             results: DeviceTensor::persistent(gpu, &[max_rows, size_of::<SampleResult>()], DType::U8)?,
@@ -133,11 +138,16 @@ impl DeviceSampler {
         self.results.shape()[0]
     }
 
-    /// Waits for `logits (rows, vocabulary)`, f32, and gives what came of each row.
+    /// Where the tokens lie that were chosen last.
+    pub fn chosen_tokens(&self) -> ChosenTokens {
+        ChosenTokens { results: self.results.clone() }
+    }
+
+    /// Starts on what is wanted of `logits (rows, vocabulary)`, f32. [`Self::finish`] belongs to the last start.
     ///
     /// # Errors
-    /// When the sizes do not fit or the computation failed.
-    pub fn sample(&mut self, logits: &DeviceTensor, batch: &SampleBatch) -> Result<Vec<SampleResult>> {
+    /// When the sizes do not fit or the GPU fails.
+    pub fn start(&mut self, logits: &DeviceTensor, batch: &SampleBatch) -> Result<()> {
         let (num_rows, vocab_size) = (batch.rows.len(), self.scratch.shape()[1]);
         let num_masks = batch.masks.len() / vocab_size.div_ceil(32);
         let fits = |row: &SampleRow| {
@@ -170,7 +180,41 @@ impl DeviceSampler {
         };
         let grid = Grid { blocks: (num_rows, 1, 1), threads: THREADS, shared_bytes: SHARED_BYTES };
         logits.gpu().launch("sample", grid, &[&args])?;
-        let bytes = self.staging.download(&self.results.rows(0, num_rows)?)?;
+        self.download.start(&self.results.rows(0, num_rows)?)
+    }
+
+    /// Waits for what came of each row.
+    ///
+    /// # Errors
+    /// When the computation failed.
+    pub fn finish(&mut self) -> Result<Vec<SampleResult>> {
+        let bytes = self.download.finish()?;
         Ok(bytes.chunks_exact(size_of::<SampleResult>()).map(bytemuck::pod_read_unaligned).collect())
+    }
+}
+
+/// The tokens that a sampler chose last, on the device, for the next step's input.
+#[derive(Debug, Clone)]
+pub struct ChosenTokens {
+    results: DeviceTensor, // (max rows, bytes)
+}
+
+impl ChosenTokens {
+    /// Stands in a list of token ids for the token of a row.
+    pub fn placeholder(row: u32) -> u32 {
+        assert!(row < CHOSEN, "rows are few");
+        CHOSEN | row
+    }
+
+    /// Puts the tokens in the place of their placeholders.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn fill_in(&self, token_ids: &DeviceTensor) -> Result<()> {
+        let (ids, count) = (token_ids.expect(DType::U32)?, token_ids.len());
+        let arguments: [&dyn Argument; 4] =
+            [&ids, &self.results.address(), &(count as i32), &(self.results.shape()[0] as u32)];
+        let grid = Grid { blocks: (count.div_ceil(FILL_THREADS), 1, 1), threads: FILL_THREADS, shared_bytes: 0 };
+        token_ids.gpu().launch("fill_in", grid, &arguments)
     }
 }
