@@ -1,5 +1,6 @@
 //! The CPU forms, over plain slices. Callers have checked all shapes.
 
+mod arithmetic;
 mod attention;
 mod exp;
 mod experts;
@@ -14,7 +15,10 @@ mod pool;
 mod quantise;
 mod quantised_panel;
 mod route;
+mod tiles;
 
+pub(crate) use arithmetic::Arithmetic;
+pub use arithmetic::arithmetic_name;
 pub(crate) use attention::{AttentionShape, KeyValues, Pages, absorbed_attention, merge_parts, naive_attention};
 pub use exp::{exp, sum_exp};
 pub(crate) use experts::{Routes, packed_experts};

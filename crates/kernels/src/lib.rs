@@ -17,6 +17,6 @@ pub mod host;
 pub mod ops;
 mod tensor;
 
-pub use cpu::{ComputePool, Limits, PackedMatrix, WeightForm, dot, exp, parallel_chunks, sum_exp};
+pub use cpu::{ComputePool, Limits, PackedMatrix, WeightForm, arithmetic_name, dot, exp, parallel_chunks, sum_exp};
 pub use element::Element;
 pub use tensor::{Device, Tensor};

@@ -28,4 +28,4 @@ pub use progress::Progress;
 pub use quantization::{Quantization, Role};
 pub use weights::Weights;
 
-pub use moesaic_kernels::Device;
+pub use moesaic_kernels::{Device, arithmetic_name};

@@ -11,7 +11,7 @@ pub struct Parts<'a> {
     pub weights: &'a str,
     /// Numeric mode, thresholds included.
     pub numerics: &'a str,
-    /// Kind of device.
+    /// Kind of device; of a CPU, which instructions add up.
     pub device: &'a str,
 }
 

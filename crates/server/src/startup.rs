@@ -69,7 +69,7 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
     let numerics_name = format!("{:?}", loading.numerics());
     let weights = loading.types_name();
     let device_class = match config.device {
-        DeviceKind::Cpu => "cpu",
+        DeviceKind::Cpu => moesaic_model::arithmetic_name(),
         DeviceKind::Cuda(_) => "cuda",
     };
     let checkpoint_digest = checkpoint.digest()?;

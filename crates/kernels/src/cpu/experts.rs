@@ -5,6 +5,7 @@
 
 use half::bf16;
 
+use super::arithmetic::Arithmetic;
 use super::exp::exp;
 use super::gemm::{Run, cut_panels, multiply_panels};
 use super::matmul::widest;
@@ -35,7 +36,7 @@ pub(crate) fn packed_experts(x: &[bf16], routes: &Routes, gate_up: &PackedMatrix
     let (num_tokens, top_k) = (x.len() / hidden, routes.top_k);
     let mut order: Vec<usize> = (0..routes.expert_ids.len()).collect(); // (token, choice) by expert
     order.sort_by_key(|&pair| (routes.expert_ids[pair], pair));
-    let (segments, blocks) = segments(&order, routes.expert_ids);
+    let (segments, blocks) = segments(gate_up.arithmetic(), &order, routes.expert_ids);
     let rows = gate_up.pack_rows(blocks, |row| &x[order[row] / top_k * hidden..][..hidden]);
     let activated = activate(&rows, &segments, gate_up, down);
 
@@ -65,12 +66,13 @@ pub(crate) fn packed_experts(x: &[bf16], routes: &Routes, gate_up: &PackedMatrix
     out
 }
 
-fn segments(order: &[usize], expert_ids: &[u32]) -> (Vec<Segment>, Vec<Block>) {
-    let (mut segments, mut all) = (Vec::new(), Vec::new());
+fn segments(arithmetic: Arithmetic, order: &[usize], expert_ids: &[u32]) -> (Vec<Segment>, Vec<Block>) {
+    let (mut segments, mut all): (_, Vec<Block>) = (Vec::new(), Vec::new());
     let mut start = 0;
     for pairs in order.chunk_by(|a, b| expert_ids[*a] == expert_ids[*b]) {
         let first = all.len();
-        all.extend(blocks(start, start + pairs.len()));
+        let place = all.last().map_or(0, Block::end);
+        all.extend(blocks(arithmetic, start..start + pairs.len(), place));
         segments.push(Segment { expert: expert_ids[pairs[0]] as usize, blocks: first..all.len() });
         start += pairs.len();
     }
@@ -109,5 +111,73 @@ widest! {
         for (out, (gate, up)) in out.iter_mut().zip(gate.iter().zip(up)) {
             *out = bf16::narrow(gate / (1.0 + exp(-gate)) * up);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ComputePool, WeightForm};
+
+    /// Each token's sum is that of its experts, whoever else is there and however the products are made.
+    #[test]
+    fn tokens_are_independent_of_batch_and_threads() {
+        let (hidden, inner, num_experts, top_k) = (48, 40, 5, 2);
+        let mut state = 9_u32;
+        let mut numbers = |count: usize| -> Vec<bf16> {
+            let mut number = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                bf16::from_f32((state >> 8) as f32 / (1 << 24) as f32 - 0.5)
+            };
+            (0..count).map(|_| number()).collect()
+        };
+        let num_tokens = 70;
+        let (x, gate_up, down) = (
+            numbers(num_tokens * hidden),
+            numbers(num_experts * 2 * inner * hidden),
+            numbers(num_experts * hidden * inner),
+        );
+        // Most tokens go to the first experts; the last one has none.
+        let expert_ids: Vec<u32> = (0..num_tokens as u32).flat_map(|t| [t % 3 * (t % 2), 3 - t % 3 % 2]).collect();
+        let weights: Vec<f32> = (0..expert_ids.len()).map(|pair| pair as f32 / 100.0).collect();
+        let pack = |arithmetic, form, values: &[bf16], dims: (usize, usize, usize), is_gated| {
+            let read = |group: usize, row: usize, out: &mut [bf16]| {
+                let start = (group * dims.1 + row) * dims.2;
+                out.copy_from_slice(&values[start..start + out.len()]);
+                Ok::<(), candle_core::Error>(())
+            };
+            PackedMatrix::pack_for(arithmetic, form, dims, is_gated, read).unwrap()
+        };
+        let mut results: Vec<Vec<f32>> = Vec::new();
+        for (arithmetic, form) in [
+            (Arithmetic::Vectors, WeightForm::Bf16),
+            (Arithmetic::Tiles, WeightForm::Bf16),
+            (Arithmetic::Vectors, WeightForm::Int8),
+            (Arithmetic::Tiles, WeightForm::Int8),
+        ] {
+            let gate_up = pack(arithmetic, form, &gate_up, (num_experts, 2 * inner, hidden), true);
+            let down = pack(arithmetic, form, &down, (num_experts, hidden, inner), false);
+            let run = |threads: usize, tokens: std::ops::Range<usize>| {
+                let pairs = tokens.start * top_k..tokens.end * top_k;
+                let routes = Routes { expert_ids: &expert_ids[pairs.clone()], weights: &weights[pairs], top_k };
+                let x = &x[tokens.start * hidden..tokens.end * hidden];
+                ComputePool::new(threads).unwrap().install(|| packed_experts(x, &routes, &gate_up, &down))
+            };
+            let all = run(2, 0..num_tokens);
+            assert_eq!(all, run(1, 0..num_tokens));
+            for token in [0, 33, num_tokens - 1] {
+                assert_eq!(
+                    run(1, token..token + 1),
+                    all[token * hidden..][..hidden],
+                    "{arithmetic:?} {form:?} {token}"
+                );
+            }
+            results.push(all);
+        }
+        let largest = results[0].iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+        let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(distance(&results[0], &results[1]) < largest * 1e-2, "the same sums in another order");
+        assert_eq!(results[2], results[3], "whole numbers are the same in any order");
+        assert!(distance(&results[0], &results[2]) < largest * 5e-2, "8 bits");
     }
 }

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::packed::{Block, PackedMatrix, PackedRows, blocks};
-use super::panel::{COLUMNS, Fetch, MAX_ROWS};
+use super::arithmetic::MOST_ROWS;
+use super::packed::{Block, PackedMatrix, PackedRows};
+use super::panel::{COLUMNS, Fetch};
 use super::pool::{Split, num_threads, parallel_products};
 use crate::Element;
 
@@ -54,14 +55,14 @@ pub(crate) fn multiply_panels(
     run: &Run,
     mut visit: impl FnMut(usize, Block, &[f32]),
 ) {
-    let mut product = [0.0; MAX_ROWS * COLUMNS];
+    let mut product = [0.0; MOST_ROWS * COLUMNS];
     for index in run.panels.clone() {
         let panel = run.w.panel(run.group, index);
         for (number, block) in blocks.iter().enumerate() {
             let fetch = run.fetch(index, number, blocks.len());
             let acc = &mut product[..block.num_rows * COLUMNS];
             acc.fill(0.0);
-            run.w.multiply_add(rows, *block, panel, fetch, acc);
+            rows.multiply_add(*block, panel, fetch, acc);
             visit(index, *block, acc);
         }
     }
@@ -73,7 +74,7 @@ pub(crate) fn cut_panels(w: &PackedMatrix, num_matrices: usize, num_rows: usize)
     let work = w.panel_len() * num_rows.max(1);
     let fewest = MIN_TASK.div_ceil(work.max(1));
     let balanced = (w.num_panels() * num_matrices).div_ceil(TASKS_PER_THREAD * num_threads());
-    let longest = if num_rows > MAX_ROWS { MAX_LONG_RUN } else { MAX_RUN };
+    let longest = if num_rows > w.arithmetic().max_rows() { MAX_LONG_RUN } else { MAX_RUN };
     let per_run = balanced.clamp(1, longest).max(fewest).min(w.num_panels().max(1));
     (w.num_panels().div_ceil(per_run), per_run)
 }
@@ -82,7 +83,7 @@ pub(crate) fn cut_panels(w: &PackedMatrix, num_matrices: usize, num_rows: usize)
 pub(crate) fn packed_linear<T: Element>(x: &[bf16], w: &PackedMatrix) -> Vec<T> {
     let (_, num_out, num_in) = w.dims();
     let num_rows = x.len() / num_in;
-    let rows = w.pack_rows(blocks(0, num_rows).collect(), |row| &x[row * num_in..][..num_in]);
+    let rows = w.pack_rows(w.blocks(num_rows), |row| &x[row * num_in..][..num_in]);
     let mut out = vec![T::ZERO; num_rows * num_out];
     let target = Split::new(&mut out);
     let (num_runs, per_run) = cut_panels(w, 1, num_rows);
@@ -100,7 +101,7 @@ pub(crate) fn packed_batched_linear(x: &[bf16], w: &PackedMatrix) -> Vec<f32> {
     let target = Split::new(&mut out);
     parallel_products(num_heads * w.num_products(num_tokens), num_heads, |head| {
         let row = |token: usize| &x[(token * num_heads + head) * num_in..][..num_in];
-        let rows = w.pack_rows(blocks(0, num_tokens).collect(), row);
+        let rows = w.pack_rows(w.blocks(num_tokens), row);
         write_panels(&rows, w, head, 0..w.num_panels(), &target, |token| (token * num_heads + head) * num_out);
     });
     out
@@ -133,6 +134,7 @@ fn write_panels<T: Element>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::arithmetic::Arithmetic;
     use super::*;
     use crate::{ComputePool, WeightForm};
 
@@ -145,14 +147,16 @@ mod tests {
         (0..count).map(|_| number()).collect()
     }
 
-    fn packed(form: WeightForm, values: &[bf16], dims: (usize, usize, usize)) -> PackedMatrix {
+    const BOTH: [Arithmetic; 2] = [Arithmetic::Vectors, Arithmetic::Tiles];
+
+    fn packed(arithmetic: Arithmetic, form: WeightForm, values: &[bf16], dims: (usize, usize, usize)) -> PackedMatrix {
         let (_, num_out, num_in) = dims;
         let read = |group: usize, row: usize, out: &mut [bf16]| {
             let start = (group * num_out + row) * num_in;
             out.copy_from_slice(&values[start..start + out.len()]);
             Ok::<(), candle_core::Error>(())
         };
-        PackedMatrix::pack(form, dims, false, read).unwrap()
+        PackedMatrix::pack_for(arithmetic, form, dims, false, read).unwrap()
     }
 
     /// How far a product of numbers below 1 may be off, by its length.
@@ -169,15 +173,17 @@ mod tests {
     fn rows_are_independent_of_batch_and_threads() {
         let sizes = [(1, 1), (7, 33), (40, 576), (130, 101), (64, 256)];
         for form in [WeightForm::Bf16, WeightForm::Int8, WeightForm::Int4] {
-            for (num_out, num_in) in sizes {
-                check_rows(form, num_out, num_in);
+            for arithmetic in BOTH.into_iter().filter(|one| form != WeightForm::Int4 || *one == Arithmetic::Vectors) {
+                for (num_out, num_in) in sizes {
+                    check_rows(arithmetic, form, num_out, num_in);
+                }
             }
         }
     }
 
-    fn check_rows(form: WeightForm, num_out: usize, num_in: usize) {
+    fn check_rows(arithmetic: Arithmetic, form: WeightForm, num_out: usize, num_in: usize) {
         let w = numbers(num_out * num_in, 2);
-        let packed = packed(form, &w, (1, num_out, num_in));
+        let packed = packed(arithmetic, form, &w, (1, num_out, num_in));
         for num_rows in [1, 7, 32, 300] {
             let x = numbers(num_rows * num_in, 1);
             let run = |threads: usize, x: &[bf16]| -> Vec<f32> {
@@ -200,15 +206,18 @@ mod tests {
 
     #[test]
     fn heads_are_independent_products() {
-        let (tokens, heads, num_in, num_out) = (14, 4, 24, 40);
+        let (tokens, heads, num_in, num_out) = (34, 4, 24, 40);
         let (x, w) = (numbers(tokens * heads * num_in, 5), numbers(heads * num_out * num_in, 6));
-        let all = packed_batched_linear(&x, &packed(WeightForm::Int8, &w, (heads, num_out, num_in)));
-        for head in 0..heads {
-            let one = packed(WeightForm::Int8, &w[head * num_out * num_in..][..num_out * num_in], (1, num_out, num_in));
-            for token in 0..tokens {
-                let place = token * heads + head;
-                let expected: Vec<f32> = packed_linear(&x[place * num_in..][..num_in], &one);
-                assert_eq!(all[place * num_out..][..num_out], expected);
+        for (arithmetic, form) in BOTH.into_iter().flat_map(|a| [WeightForm::Bf16, WeightForm::Int8].map(|f| (a, f))) {
+            let of = |w: &[bf16], heads: usize| packed(arithmetic, form, w, (heads, num_out, num_in));
+            let all = packed_batched_linear(&x, &of(&w, heads));
+            for head in 0..heads {
+                let one = of(&w[head * num_out * num_in..][..num_out * num_in], 1);
+                for token in 0..tokens {
+                    let place = token * heads + head;
+                    let expected: Vec<f32> = packed_linear(&x[place * num_in..][..num_in], &one);
+                    assert_eq!(all[place * num_out..][..num_out], expected);
+                }
             }
         }
     }

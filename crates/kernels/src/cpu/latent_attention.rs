@@ -7,11 +7,12 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::arithmetic::Arithmetic;
 use super::attention::{AttentionShape, Pages};
 use super::exp::exp;
 use super::matmul::widest;
 use super::packed::{PackedRows, WeightForm, blocks, fill_panel, pair};
-use super::panel::{COLUMNS, Fetch, multiply_add};
+use super::panel::{COLUMNS, Fetch};
 use super::pool::{Split, parallel_products};
 use crate::Element;
 
@@ -32,6 +33,7 @@ pub(crate) struct LatentRows<'a> {
     /// Each row sees the positions up to its own.
     pub positions: &'a [u32],
     pub shape: AttentionShape,
+    pub arithmetic: Arithmetic,
 }
 
 /// Rows of one sequence that are computed together.
@@ -101,39 +103,37 @@ impl LatentRows<'_> {
         let end = (*positions.iter().max().expect("groups are not empty") as usize + 1).min((part + 1) * PART);
         let q = &self.q[group.first * num_heads * width..][..num_queries * width];
         let q: Vec<bf16> = q.iter().map(|value| bf16::narrow(*value)).collect();
-        let queries = PackedRows::pack(WeightForm::Bf16, blocks(0, num_queries).collect(), width, |row| {
-            &q[row * width..][..width]
-        });
+        let arithmetic = self.arithmetic;
+        let blocks = blocks(arithmetic, 0..num_queries, 0).collect();
+        let queries = PackedRows::pack(arithmetic, WeightForm::Bf16, blocks, width, |row| &q[row * width..][..width]);
         let mut partial = Partial {
             max: vec![f32::NEG_INFINITY; num_queries],
             sum: vec![0.0; num_queries],
             out: vec![0.0; latent.div_ceil(COLUMNS) * num_queries * COLUMNS],
         };
-        let mut tile = Tile::new(width, latent);
-        let mut weights = PackedRows::zeros(queries.blocks.clone(), TILE / 2);
+        let key_len = arithmetic.padded_words(width.div_ceil(2)) * COLUMNS;
+        let mut tile = Tile::new(width, latent, key_len);
+        let mut weights = PackedRows::zeros(arithmetic, queries.blocks.clone(), TILE / 2);
         let mut logits = vec![0.0; num_queries * TILE]; // (panels, queries, COLUMNS)
         let mut factors = vec![1.0; num_queries];
         for start in (part * PART..end).step_by(TILE) {
             tile.read(&self.pages, self.sequences[group.first] as usize, start..end.min(start + TILE));
             logits.fill(0.0);
             let panels = logits.chunks_exact_mut(num_queries * COLUMNS);
-            for (keys, logits) in tile.keys.chunks_exact(width.div_ceil(2) * COLUMNS).zip(panels) {
+            for (keys, logits) in tile.keys.chunks_exact(key_len).zip(panels) {
                 for block in &queries.blocks {
                     let target = &mut logits[block.first * COLUMNS..][..block.num_rows * COLUMNS];
-                    multiply_add(queries.block(*block), keys, Fetch::NOTHING, target);
+                    queries.multiply_add(*block, keys, Fetch::NOTHING, target);
                 }
             }
             for block in &queries.blocks {
-                let packed = weights.block_mut(*block);
                 for query in block.first..block.first + block.num_rows {
                     let num_seen = (positions[query / num_heads] as usize + 1).saturating_sub(start).min(TILE);
                     let mut running = [partial.max[query], partial.sum[query], 1.0];
                     let mut pairs = [0; TILE / 2];
                     softmax_tile(&logits, (query, num_queries), num_seen, scale, &mut running, &mut pairs);
                     [partial.max[query], partial.sum[query], factors[query]] = running;
-                    for (out, pair) in packed[query - block.first..].iter_mut().step_by(block.num_rows).zip(pairs) {
-                        *out = pair;
-                    }
+                    weights.set_row(*block, query, &pairs);
                 }
             }
             partial.add(&weights, &tile.values, &factors);
@@ -156,7 +156,7 @@ impl Partial {
             }
             for block in &weights.blocks {
                 let target = &mut out[block.first * COLUMNS..][..block.num_rows * COLUMNS];
-                multiply_add(weights.block(*block), values, Fetch::NOTHING, target);
+                weights.multiply_add(*block, values, Fetch::NOTHING, target);
             }
         }
     }
@@ -166,18 +166,21 @@ impl Partial {
 struct Tile {
     width: usize,
     latent: usize,
+    /// Words of a panel of keys.
+    key_len: usize,
     rows: Vec<bf16>,
     keys: Vec<u32>,
     values: Vec<u32>,
 }
 
 impl Tile {
-    fn new(width: usize, latent: usize) -> Self {
+    fn new(width: usize, latent: usize, key_len: usize) -> Self {
         Self {
             width,
             latent,
+            key_len,
             rows: vec![bf16::ZERO; TILE * width],
-            keys: vec![0; TILE / COLUMNS * width.div_ceil(2) * COLUMNS],
+            keys: vec![0; TILE / COLUMNS * key_len],
             values: vec![0; latent.div_ceil(COLUMNS) * TILE / 2 * COLUMNS],
         }
     }
@@ -191,7 +194,7 @@ impl Tile {
                 _ => row.fill(bf16::ZERO),
             }
         }
-        let panels = self.keys.chunks_exact_mut(width.div_ceil(2) * COLUMNS);
+        let panels = self.keys.chunks_exact_mut(self.key_len);
         for (keys, rows) in panels.zip(self.rows.chunks_exact(COLUMNS * width)) {
             fill_panel(keys, rows, width);
         }
@@ -277,6 +280,44 @@ fn merge(parts: &[Partial], latent: usize, out: &mut [f32]) {
         }
         for value in out {
             *value /= sum;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows do not depend on each other, and tiles give what vectors give.
+    #[test]
+    fn rows_are_independent_however_products_are_made() {
+        let (num_heads, latent, width, block_size, max_blocks) = (4, 40, 56, 16, 8);
+        let mut state = 11_u32;
+        let mut number = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let cache: Vec<bf16> = (0..2 * max_blocks * block_size * width).map(|_| bf16::from_f32(number())).collect();
+        let positions: Vec<u32> = (70..90).chain([0, 5, 100, 127]).collect();
+        let sequences: Vec<u32> = positions.iter().map(|position| u32::from(!(70..90).contains(position))).collect();
+        let q: Vec<f32> = (0..positions.len() * num_heads * width).map(|_| number()).collect();
+        let tables: Vec<u32> = (0..2 * max_blocks as u32).rev().collect();
+        let run = |arithmetic, rows: Range<usize>| {
+            let pages = Pages { cache: &cache, tables: &tables, max_blocks, block_size };
+            let q = &q[rows.start * num_heads * width..rows.end * num_heads * width];
+            let (sequences, positions) = (&sequences[rows.clone()], &positions[rows]);
+            let shape = AttentionShape { num_heads, width, latent, scale: 0.2 };
+            latent_attention(&LatentRows { q, pages, sequences, positions, shape, arithmetic })
+        };
+        let all = [Arithmetic::Vectors, Arithmetic::Tiles].map(|arithmetic| run(arithmetic, 0..positions.len()));
+        let row_len = num_heads * latent;
+        for row in [0, 7, 19, 20, 23] {
+            for (arithmetic, all) in [Arithmetic::Vectors, Arithmetic::Tiles].into_iter().zip(&all) {
+                assert_eq!(run(arithmetic, row..row + 1), all[row * row_len..][..row_len], "{arithmetic:?}, row {row}");
+            }
+        }
+        for (vectors, tiles) in all[0].iter().zip(&all[1]) {
+            assert!((vectors - tiles).abs() < 1e-2, "{vectors} {tiles}");
         }
     }
 }

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use half::bf16;
 
+use super::arithmetic::{Arithmetic, MOST_ROWS};
 use super::matmul::widest;
-use super::packed::{PackedMatrix, WeightForm};
-use super::panel::{COLUMNS, Fetch, MAX_ROWS, multiply_add};
+use super::packed::{PackedMatrix, PackedRows, WeightForm, blocks};
+use super::panel::{COLUMNS, Fetch};
 use super::pool::{num_threads, parallel};
 
 /// Limits of the threads of the pool that is installed here, together.
@@ -42,18 +43,23 @@ impl Limits {
                 std::hint::black_box(sums);
             });
         });
-        let (block, panel) = (vec![0x3f80_3f80; PAIRS * MAX_ROWS], vec![0x3f80_3f80; PAIRS * COLUMNS]);
+        let arithmetic = Arithmetic::best(WeightForm::Bf16);
+        let num_rows = arithmetic.max_rows();
+        let blocks: Vec<_> = blocks(arithmetic, 0..num_rows, 0).collect();
+        let (ones, panel) = (vec![bf16::ONE; 2 * PAIRS], vec![0x3f80_3f80; PAIRS * COLUMNS]);
+        let rows = PackedRows::pack(arithmetic, WeightForm::Bf16, blocks, 2 * PAIRS, |_| &ones[..]);
+        let block = rows.blocks[0];
         let rounds = 20_000;
         let computed = fastest(5, || {
             parallel(num_threads(), |_| {
-                let mut acc = [0.0; MAX_ROWS * COLUMNS];
+                let mut acc = [0.0; MOST_ROWS * COLUMNS];
                 for _ in 0..rounds {
-                    multiply_add(&block, &panel, Fetch::NOTHING, &mut acc);
+                    rows.multiply_add(block, &panel, Fetch::NOTHING, &mut acc[..num_rows * COLUMNS]);
                 }
                 std::hint::black_box(acc);
             });
         });
-        let operations = num_threads() * rounds * PAIRS * MAX_ROWS * COLUMNS * 4;
+        let operations = num_threads() * rounds * PAIRS * num_rows * COLUMNS * 4;
         Ok(Self {
             read_bytes: READ_BYTES as f64 / read.as_secs_f64(),
             bf16_operations: operations as f64 / computed.as_secs_f64(),

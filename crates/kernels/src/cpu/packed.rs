@@ -1,13 +1,17 @@
 //! Weights and activations in the order in which the innermost loops read them.
 
+use std::ops::Range;
+
 use half::bf16;
 use memmap2::{Advice, MmapMut};
 use rayon::prelude::*;
 
-use super::panel::{self, COLUMNS, Fetch, MAX_ROWS};
+use super::arithmetic::Arithmetic;
+use super::panel::{self, COLUMNS, Fetch};
 use super::pool::{Split, parallel};
 use super::quantise::{fill_quantised_panel, quantise_row};
 use super::quantised_panel::{self, Bits, QuantisedBlock};
+use super::tiles;
 
 /// Below this many values, rows are packed by one thread.
 const MIN_PARALLEL: usize = 1 << 15;
@@ -38,6 +42,7 @@ impl WeightForm {
 #[derive(Debug)]
 pub struct PackedMatrix {
     form: WeightForm,
+    arithmetic: Arithmetic,
     num_groups: usize,
     num_out: usize,
     num_in: usize,
@@ -55,12 +60,23 @@ impl PackedMatrix {
     /// Those of `read`, and when there is no memory.
     pub fn pack<E: From<candle_core::Error> + Send>(
         form: WeightForm,
+        dims: (usize, usize, usize),
+        is_gated: bool,
+        read: impl Fn(usize, usize, &mut [bf16]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        Self::pack_for(Arithmetic::best(form), form, dims, is_gated, read)
+    }
+
+    /// As [`Self::pack`], for one kind of instructions.
+    pub(crate) fn pack_for<E: From<candle_core::Error> + Send>(
+        arithmetic: Arithmetic,
+        form: WeightForm,
         (num_groups, num_out, num_in): (usize, usize, usize),
         is_gated: bool,
         read: impl Fn(usize, usize, &mut [bf16]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
         let map = |bytes: usize| MmapMut::map_anon(bytes.max(1)).map_err(candle_core::Error::from);
-        let mut packed = Self { form, num_groups, num_out, num_in, is_gated, panels: map(0)? };
+        let mut packed = Self { form, arithmetic, num_groups, num_out, num_in, is_gated, panels: map(0)? };
         let bytes = num_groups * packed.num_panels() * packed.panel_len() * size_of::<u32>();
         packed.panels = map(bytes)?;
         // Fewer, larger pages; where there are none it is as before.
@@ -111,7 +127,7 @@ impl PackedMatrix {
     /// Words of a panel.
     pub(crate) fn panel_len(&self) -> usize {
         match self.form.bits() {
-            None => self.num_in.div_ceil(2) * COLUMNS,
+            None => self.arithmetic.padded_words(self.num_in.div_ceil(2)) * COLUMNS,
             Some(bits) => self.num_in.div_ceil(bits.group()) * bits.group_words(),
         }
     }
@@ -128,15 +144,17 @@ impl PackedMatrix {
 
     /// Packs rows that `row` gives by number, to be multiplied with these weights.
     pub(crate) fn pack_rows<'a>(&self, blocks: Vec<Block>, row: impl Fn(usize) -> &'a [bf16] + Sync) -> PackedRows {
-        PackedRows::pack(self.form, blocks, self.num_in, row)
+        PackedRows::pack(self.arithmetic, self.form, blocks, self.num_in, row)
     }
 
-    /// `acc (rows, COLUMNS) += block · panel`.
-    pub(crate) fn multiply_add(&self, rows: &PackedRows, block: Block, panel: &[u32], fetch: Fetch, acc: &mut [f32]) {
-        match self.form.bits() {
-            None => panel::multiply_add(rows.block(block), panel, fetch, acc),
-            Some(bits) => quantised_panel::multiply_add(bits, rows.quantised_block(block), panel, fetch, acc),
-        }
+    /// Cuts rows for these weights.
+    pub(crate) fn blocks(&self, num_rows: usize) -> Vec<Block> {
+        blocks(self.arithmetic, 0..num_rows, 0).collect()
+    }
+
+    /// The instructions that it is packed for.
+    pub(crate) fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
     }
 
     /// Groups, rows and columns of the original.
@@ -197,14 +215,31 @@ pub(crate) fn fill_panel(panel: &mut [u32], rows: &[bf16], num_in: usize) {
 pub(crate) struct Block {
     pub first: usize,
     pub num_rows: usize,
+    /// Rows, with those that only fill up, of the blocks before.
+    place: usize,
+    num_padded: usize,
 }
 
-/// Cuts rows `start .. end` into blocks of about the same size.
-pub(crate) fn blocks(start: usize, end: usize) -> impl Iterator<Item = Block> {
-    let (num_rows, num_blocks) = (end - start, (end - start).div_ceil(MAX_ROWS));
+impl Block {
+    /// Rows of all blocks up to this one, with those that only fill up.
+    pub fn end(&self) -> usize {
+        self.place + self.num_padded
+    }
+}
+
+/// Cuts rows into blocks: of about the same size for vectors, full ones for tiles. `place`: the end of the blocks before.
+pub(crate) fn blocks(arithmetic: Arithmetic, rows: Range<usize>, place: usize) -> impl Iterator<Item = Block> {
+    let (num_rows, max_rows) = (rows.len(), arithmetic.max_rows());
+    let num_blocks = num_rows.div_ceil(max_rows);
+    let border = move |block: usize| match arithmetic {
+        Arithmetic::Vectors => num_rows * block / num_blocks,
+        Arithmetic::Tiles => num_rows.min(block * max_rows),
+    };
     (0..num_blocks).map(move |block| {
-        let border = |block: usize| start + num_rows * block / num_blocks;
-        Block { first: border(block), num_rows: border(block + 1) - border(block) }
+        let (start, end) = (border(block), border(block + 1));
+        let num_padded = arithmetic.padded_rows(end - start);
+        // Only the last block is filled up.
+        Block { first: rows.start + start, num_rows: end - start, place: place + start, num_padded }
     })
 }
 
@@ -212,9 +247,11 @@ pub(crate) fn blocks(start: usize, end: usize) -> impl Iterator<Item = Block> {
 #[derive(Debug)]
 pub(crate) struct PackedRows {
     pub blocks: Vec<Block>,
+    arithmetic: Arithmetic,
+    bits: Option<Bits>,
     /// Words of a row: pairs of bf16 elements or quads of 8-bit ones.
     num_words: usize,
-    /// Each block `(words, rows of the block)`.
+    /// Each block as its arithmetic wants it.
     data: Vec<u32>,
     /// Of 8-bit rows, else none.
     num_groups: usize,
@@ -226,16 +263,18 @@ pub(crate) struct PackedRows {
 impl PackedRows {
     /// Packs rows that `row` gives by number.
     pub fn pack<'a>(
+        arithmetic: Arithmetic,
         form: WeightForm,
         blocks: Vec<Block>,
         num_in: usize,
         row: impl Fn(usize) -> &'a [bf16] + Sync,
     ) -> Self {
         let mut packed = match form.bits() {
-            None => Self::zeros(blocks, num_in.div_ceil(2)),
+            None => Self::zeros(arithmetic, blocks, num_in.div_ceil(2)),
             Some(bits) => {
                 let num_groups = num_in.div_ceil(bits.group());
-                let mut packed = Self::zeros(blocks, num_groups * bits.group() / 4);
+                let mut packed = Self::zeros(arithmetic, blocks, num_groups * bits.group() / 4);
+                packed.bits = Some(bits);
                 packed.num_groups = num_groups;
                 packed.scales = vec![0.0; packed.num_rows() * num_groups];
                 packed.sums = vec![0; packed.num_rows() * num_groups];
@@ -243,15 +282,16 @@ impl PackedRows {
             }
         };
         let is_small = packed.data.len() < MIN_PARALLEL;
-        let Self { blocks, num_words, data, num_groups, scales, sums } = &mut packed;
+        let Self { blocks, num_words, data, num_groups, scales, sums, .. } = &mut packed;
         let (data, scales, sums) = (Split::new(data), Split::new(scales), Split::new(sums));
         let fill = |block: &Block| {
-            let Block { first, num_rows } = *block;
+            let Block { first, num_rows, place, num_padded } = *block;
+            let (start, step) = word_places(arithmetic, block, *num_words);
             // SAFETY: blocks do not overlap, and each is taken by one task.
             #[expect(unsafe_code, reason = "tasks write disjoint parts")]
             let (out, scales, sums) = unsafe {
                 (
-                    data.part(first * *num_words, num_rows * *num_words),
+                    data.part(place * *num_words, num_padded * *num_words),
                     scales.part(first * *num_groups, num_rows * *num_groups),
                     sums.part(first * *num_groups, num_rows * *num_groups),
                 )
@@ -259,10 +299,10 @@ impl PackedRows {
             for index in 0..num_rows {
                 let values = row(first + index);
                 match form.bits() {
-                    None => fill_pairs(values, num_rows, &mut out[index..]),
+                    None => fill_pairs(values, step, &mut out[index * start..]),
                     Some(bits) => {
                         let (scales, sums) = (&mut scales[index..], &mut sums[index..]);
-                        quantise_row(bits, values, num_rows, &mut out[index..], scales, sums);
+                        quantise_row(bits, values, (step, num_rows), &mut out[index * start..], scales, sums);
                     }
                 }
             }
@@ -276,18 +316,19 @@ impl PackedRows {
     }
 
     /// bf16 rows of zeros, to be filled.
-    pub fn zeros(blocks: Vec<Block>, num_pairs: usize) -> Self {
-        let num_rows = blocks.last().map_or(0, |last| last.first + last.num_rows);
-        let data = vec![0; num_rows * num_pairs];
-        Self { blocks, num_words: num_pairs, data, num_groups: 0, scales: Vec::new(), sums: Vec::new() }
+    pub fn zeros(arithmetic: Arithmetic, blocks: Vec<Block>, num_pairs: usize) -> Self {
+        let num_words = arithmetic.padded_words(num_pairs);
+        let data = vec![0; blocks.last().map_or(0, Block::end) * num_words];
+        let (bits, num_groups, scales, sums) = (None, 0, Vec::new(), Vec::new());
+        Self { blocks, arithmetic, bits, num_words, data, num_groups, scales, sums }
     }
 
     pub fn num_rows(&self) -> usize {
         self.blocks.last().map_or(0, |last| last.first + last.num_rows)
     }
 
-    pub fn block(&self, block: Block) -> &[u32] {
-        &self.data[block.first * self.num_words..][..block.num_rows * self.num_words]
+    fn block(&self, block: Block) -> &[u32] {
+        &self.data[block.place * self.num_words..][..block.num_padded * self.num_words]
     }
 
     fn quantised_block(&self, block: Block) -> QuantisedBlock<'_> {
@@ -295,8 +336,35 @@ impl PackedRows {
         QuantisedBlock { quads: self.block(block), scales: &self.scales[groups.clone()], sums: &self.sums[groups] }
     }
 
-    pub fn block_mut(&mut self, block: Block) -> &mut [u32] {
-        &mut self.data[block.first * self.num_words..][..block.num_rows * self.num_words]
+    /// `acc (rows, COLUMNS) += block · panel`.
+    pub fn multiply_add(&self, block: Block, panel: &[u32], fetch: Fetch, acc: &mut [f32]) {
+        match (self.arithmetic, self.bits) {
+            (Arithmetic::Vectors, None) => panel::multiply_add(self.block(block), panel, fetch, acc),
+            (Arithmetic::Vectors, Some(bits)) => {
+                quantised_panel::multiply_add(bits, self.quantised_block(block), panel, fetch, acc);
+            }
+            (Arithmetic::Tiles, None) => tiles::multiply_add(self.block(block), panel, fetch, acc),
+            (Arithmetic::Tiles, Some(_)) => {
+                tiles::multiply_add_int8(self.quantised_block(block), panel, fetch, acc);
+            }
+        }
+    }
+
+    /// Sets the first words of a row of a block.
+    pub fn set_row(&mut self, block: Block, row: usize, words: &[u32]) {
+        let (start, step) = word_places(self.arithmetic, &block, self.num_words);
+        let out = self.data[block.place * self.num_words + (row - block.first) * start..].iter_mut().step_by(step);
+        for (out, word) in out.zip(words) {
+            *out = *word;
+        }
+    }
+}
+
+/// Words from row to row of a block, and from word to word of a row.
+fn word_places(arithmetic: Arithmetic, block: &Block, num_words: usize) -> (usize, usize) {
+    match arithmetic {
+        Arithmetic::Vectors => (1, block.num_rows),
+        Arithmetic::Tiles => (num_words, 1),
     }
 }
 

@@ -52,6 +52,16 @@ impl Fetch {
         Self { ahead: ahead.wrapping_add(number * (len >> shift)), shift }
     }
 
+    /// The same for what is left of the panel after `words` words, a multiple of 16.
+    pub(super) fn after(self, words: usize) -> Self {
+        Self { ahead: self.ahead.wrapping_add(words >> self.shift).wrapping_sub(words), ..self }
+    }
+
+    /// How many words of the panel are read while a cache line is asked for.
+    pub(super) fn words_per_line(self) -> usize {
+        16 << self.shift
+    }
+
     /// The word to ask for when the panel's word `index` is read.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "must be compiled for the caller's instruction set")]

@@ -10,11 +10,11 @@ use crate::Element;
 /// Longest group.
 const MAX_GROUP: usize = 128;
 
-/// Quantises a row: words to `quads`, every `stride`-th, and so for its scales and sums.
+/// Quantises a row: words to `quads`, every `strides.0`-th, scales and sums to every `strides.1`-th place.
 pub(crate) fn quantise_row(
     bits: Bits,
     values: &[bf16],
-    stride: usize,
+    strides: (usize, usize),
     quads: &mut [u32],
     scales: &mut [f32],
     sums: &mut [i32],
@@ -23,10 +23,10 @@ pub(crate) fn quantise_row(
     let codes = &mut codes[..bits.group()];
     for (group, values) in values.chunks(bits.group()).enumerate() {
         codes.fill(0);
-        let (scale, sum) = (&mut scales[group * stride], &mut sums[group * stride]);
+        let (scale, sum) = (&mut scales[group * strides.1], &mut sums[group * strides.1]);
         round_activations(values, codes, scale, sum);
         *sum *= -bits.bias();
-        let quads = quads[group * bits.quads() * stride..].iter_mut().step_by(stride);
+        let quads = quads[group * bits.quads() * strides.0..].iter_mut().step_by(strides.0);
         for (quad, codes) in quads.zip(codes.chunks_exact(4)) {
             *quad = u32::from_le_bytes([codes[0], codes[1], codes[2], codes[3]].map(|code| code as u8));
         }

@@ -231,7 +231,8 @@ mod tests {
         let mut all = Rows { quads: vec![0; parts * bits.quads()], scales: vec![0.0; parts], sums: vec![0; parts] };
         for (row, values) in rows.chunks_exact(num_in).enumerate() {
             let Rows { quads, scales, sums } = &mut all;
-            quantise_row(bits, values, num_rows, &mut quads[row..], &mut scales[row..], &mut sums[row..]);
+            let strides = (num_rows, num_rows);
+            quantise_row(bits, values, strides, &mut quads[row..], &mut scales[row..], &mut sums[row..]);
         }
         all
     }

@@ -56,7 +56,8 @@ pub fn mla_absorbed(q: &Tensor, cache: &Tensor, rows: &AbsorbedRows, latent: usi
     let (q_values, cache_view, block_size) = (views[0].slice::<f32>()?, Operand::new(cache), rows.block_size);
     let out = if cache.dtype() == DType::BF16 {
         let pages = cpu::Pages { cache: cache_view.slice::<bf16>()?, tables, max_blocks, block_size };
-        cpu::latent_attention(&cpu::LatentRows { q: q_values, pages, sequences, positions, shape })
+        let arithmetic = cpu::Arithmetic::best(cpu::WeightForm::Bf16);
+        cpu::latent_attention(&cpu::LatentRows { q: q_values, pages, sequences, positions, shape, arithmetic })
     } else {
         let pages = cpu::Pages { cache: cache_view.slice::<f32>()?, tables, max_blocks, block_size };
         cpu::absorbed_attention(q_values, &pages, sequences, positions, &shape)

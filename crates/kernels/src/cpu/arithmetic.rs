@@ -1,0 +1,69 @@
+//! How products with panels are computed, and how rows lie in memory for it.
+
+use std::sync::LazyLock;
+
+use super::packed::WeightForm;
+use super::tiles;
+
+/// Environment variable that chooses `tiles` (in plain code, where the processor has none) or `vectors`, to compare them.
+const CHOICE: &str = "MOESAIC_CPU_ARITHMETIC";
+
+/// The instructions that bf16 products are made of, for people and for fingerprints: `tiles` or `vectors`.
+pub fn arithmetic_name() -> &'static str {
+    match Arithmetic::best(WeightForm::Bf16) {
+        Arithmetic::Vectors => "vectors",
+        Arithmetic::Tiles => "tiles",
+    }
+}
+
+/// Instructions for products. Each has one order of additions; they give the same whole numbers, but not the same bits
+/// of f32 sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    /// Chains of additions, 8 or 16 outputs in a register: [`super::panel`], [`super::quantised_panel`]. Blocks of rows
+    /// are `(words, rows)`.
+    Vectors,
+    /// 16 rows by 16 columns by 16 words in one instruction (AMX): [`super::tiles`]. Blocks of rows are
+    /// `(rows, words)`, padded to whole tiles.
+    Tiles,
+}
+
+impl Arithmetic {
+    /// The fastest one of this processor, or what [`CHOICE`] says.
+    pub fn best(form: WeightForm) -> Self {
+        static USES_TILES: LazyLock<bool> = LazyLock::new(|| match std::env::var(CHOICE).as_deref() {
+            Ok("tiles") => true,
+            Ok("vectors") => false,
+            _ => tiles::are_available(),
+        });
+        // Groups of 4-bit weights are shorter than a tile.
+        if form != WeightForm::Int4 && *USES_TILES { Self::Tiles } else { Self::Vectors }
+    }
+
+    /// Rows of a block at most: as many as leave registers for the weights.
+    pub const fn max_rows(self) -> usize {
+        match self {
+            Self::Vectors => super::panel::MAX_ROWS,
+            Self::Tiles => tiles::MAX_ROWS,
+        }
+    }
+
+    /// Rows for which a block of so many has room.
+    pub const fn padded_rows(self, num_rows: usize) -> usize {
+        match self {
+            Self::Vectors => num_rows,
+            Self::Tiles => num_rows.next_multiple_of(tiles::SIZE),
+        }
+    }
+
+    /// Words for which a row of so many has room.
+    pub const fn padded_words(self, num_words: usize) -> usize {
+        match self {
+            Self::Vectors => num_words,
+            Self::Tiles => num_words.next_multiple_of(tiles::SIZE),
+        }
+    }
+}
+
+/// Rows of a block at most, whatever the arithmetic.
+pub(crate) const MOST_ROWS: usize = tiles::MAX_ROWS;
