@@ -260,6 +260,15 @@ fn prompt_logprobs_in_pieces() {
     drive(&mut worker, &mut alone, 2, &[], false);
     let SequenceResult::Tokens { tokens: next, .. } = &next.results[0] else { panic!("{next:?}") };
     assert_eq!([&tokens[..], &next[..]].concat(), alone[0].answer);
+    // A token that cannot be chosen, when the next step is launched before that is known.
+    let mask = SequenceMask { id: SequenceId(0), mask: TokenMask::none(VOCAB) };
+    plan.dropped = vec![SequenceId(0)];
+    let handle = worker.launch(&plan).unwrap();
+    worker.sample(handle, std::slice::from_ref(&mask)).unwrap();
+    let second_handle = worker.launch(&second).unwrap();
+    assert!(matches!(worker.collect(handle).unwrap().results[0], SequenceResult::Failed(_)));
+    worker.sample(second_handle, &[]).unwrap();
+    worker.collect(second_handle).unwrap();
 }
 
 /// The tokens that the CPU's sampler chooses from the same logits, for every setting.

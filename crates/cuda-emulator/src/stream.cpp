@@ -324,19 +324,25 @@ API CUresult cuStreamQuery(CUstream stream) {
 API CUresult cuStreamWaitEvent(CUstream handle, CUevent event, unsigned) {
     CHECK(check_context());
     const CUstream stream = resolve(handle);
-    Captures& all = captures();
-    const std::lock_guard<std::mutex> lock(all.mutex);
-    const std::lock_guard<std::mutex> event_lock(event->mutex);
-    if (stream->status == INVALIDATED) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    if (event->capture == stream && stream->status == ACTIVE) return CUDA_SUCCESS;
-    if (event->capture != nullptr) {
-        return emulated::refuse(CUDA_ERROR_NOT_SUPPORTED, "a capture that spreads to a second stream is not emulated");
+    std::shared_ptr<Queue> queue;
+    uint64_t count;
+    {
+        Captures& all = captures();
+        const std::lock_guard<std::mutex> lock(all.mutex);
+        const std::lock_guard<std::mutex> event_lock(event->mutex);
+        if (stream->status == INVALIDATED) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+        if (event->capture == stream && stream->status == ACTIVE) return CUDA_SUCCESS;
+        if (event->capture != nullptr) {
+            return emulated::refuse(CUDA_ERROR_NOT_SUPPORTED, "a capture that spreads to a second stream is not emulated");
+        }
+        if (stream->status == ACTIVE) {
+            stream->status = INVALIDATED;
+            return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+        }
+        queue = event->queue;
+        count = event->count;
     }
-    if (stream->status == ACTIVE) {
-        stream->status = INVALIDATED;
-        return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
-    }
-    if (event->queue != nullptr) event->queue->run_until(event->count);
+    if (queue != nullptr) queue->run_until(count);
     return CUDA_SUCCESS;
 }
 

@@ -116,7 +116,8 @@ proptest! {
     ) {
         let mut numbers = Numbers(seed);
         let num_keys = start + num_rows;
-        let q = numbers.tensor(&[num_rows, heads, nope + rope], DType::F32);
+        // Rounded, since the bf16 form rounds queries.
+        let q = numbers.tensor(&[num_rows, heads, nope + rope], dtype).to_dtype(DType::F32).unwrap();
         let kv = numbers.tensor(&[num_keys, heads, nope + value], dtype);
         let k_rope = numbers.tensor(&[num_keys, rope], dtype);
         let rows = NaiveRows { q: &q, start };
@@ -139,7 +140,7 @@ proptest! {
                 oracle.extend(attend(&logits, &values));
             }
         }
-        assert_close(&ours, &oracle, 1e-4);
+        assert_close(&ours, &oracle, if dtype == DType::BF16 { 4e-3 } else { 1e-4 });
     }
 
     #[test]

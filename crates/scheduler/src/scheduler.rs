@@ -199,7 +199,7 @@ impl Scheduler {
         // Decodes first: a long prompt must not hold up the next token of everybody else.
         self.schedule_running(&mut plan, Sequence::is_decoding);
         self.schedule_running(&mut plan, |sequence| !sequence.is_decoding());
-        if !plan.preempted {
+        if !plan.is_short {
             self.schedule_waiting(&mut plan);
         }
         if plan.sequences.is_empty() {
@@ -272,7 +272,8 @@ impl Scheduler {
         }
     }
 
-    /// Schedules one running sequence, preempting later ones (in the end itself) for room.
+    /// Schedules one running sequence, preempting later ones (in the end itself) for room. Where a step under way will
+    /// bring a token of it or the end of others, and so perhaps room, it waits for that.
     fn schedule_one(&mut self, plan: &mut Plan, index: usize) {
         let num_new_tokens = self.running[index].num_pending_tokens().min(plan.budget);
         loop {
@@ -282,19 +283,24 @@ impl Scheduler {
                 plan.push(sequence, num_new_tokens, new_blocks);
                 return;
             }
+            plan.is_short = true;
             // The newest goes first, so the oldest always gets on and every sequence ends.
-            let newest = self.running.len() - 1;
-            self.preempt(plan, newest);
+            let is_planned = |i: &usize| self.running[*i].can_be_planned(self.config.max_model_len);
+            let newest = (index..self.running.len()).rev().find(is_planned).expect("this one can be planned");
             if newest == index {
+                let awaits = self.running[index].num_awaited_tokens > 0;
+                if !awaits && (0..self.running.len()).all(|i| is_planned(&i)) {
+                    self.preempt(plan, index);
+                }
                 return;
             }
+            self.preempt(plan, newest);
         }
     }
 
     fn preempt(&mut self, plan: &mut Plan, index: usize) {
         let mut sequence = self.retire(index);
         plan.cancel(sequence.id);
-        plan.preempted = true;
         self.counters.num_preemptions += 1;
         sequence.draft_tokens.clear();
         // What steps under way give of it is ignored: the same tokens come again.
@@ -308,9 +314,10 @@ impl Scheduler {
                 return;
             };
             let prefix = self.kv.match_prefix(entry.get_mut());
-            // Room for all its tokens, not just the first chunk: an admission that is preempted
+            // Room for all its tokens and the next one, not just the first chunk: an admission that is preempted
             // halfway wastes the work of both.
-            if !self.kv.can_admit(&prefix, entry.get().token_ids.len()) {
+            let num_tokens = (entry.get().token_ids.len() + 1).min(self.config.max_model_len);
+            if !self.kv.can_admit(&prefix, num_tokens) {
                 return;
             }
             let mut sequence = entry.remove();
@@ -420,14 +427,15 @@ impl Scheduler {
 /// A step in the making.
 struct Plan {
     budget: usize,
-    preempted: bool,
+    /// Some sequence found no room.
+    is_short: bool,
     new_sequences: Vec<NewSequence>,
     sequences: Vec<ScheduledSequence>,
 }
 
 impl Plan {
     fn new(budget: usize) -> Self {
-        Self { budget, preempted: false, new_sequences: Vec::new(), sequences: Vec::new() }
+        Self { budget, is_short: false, new_sequences: Vec::new(), sequences: Vec::new() }
     }
 
     fn push(&mut self, sequence: &Sequence, num_new_tokens: usize, new_blocks: Vec<crate::BlockId>) {

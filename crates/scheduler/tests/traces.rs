@@ -341,3 +341,33 @@ fn the_next_step_is_planned_before_the_token_is_known() {
     assert_eq!(plans, [(0, 6, true), (6, 1, true), (7, 1, true)]);
     assert!(under_way.is_none());
 }
+
+/// Short of blocks, a sequence rather waits for the step under way than that a token is computed twice.
+#[test]
+fn no_token_is_thrown_away_for_want_of_patience() {
+    // Blocks; prompt and answer of each request.
+    let full_blocks = (6, [(9, 11), (12, 5)]);
+    let newest_is_ending = (4, [(7, 8), (6, 2)]);
+    for (num_blocks, requests) in [full_blocks, newest_is_ending] {
+        let config = SchedulerConfig {
+            num_blocks,
+            block_size: 4,
+            max_num_seqs: 4,
+            max_num_batched_tokens: 64,
+            max_model_len: 4 * num_blocks,
+            max_num_waiting: 20,
+            prefix_caching: false,
+            eos_token_ids: vec![],
+        };
+        let mut world = World::new(config, true, false);
+        for (num_prompt, max_tokens) in requests {
+            let sampling = SamplingParams { max_tokens, ..SamplingParams::default() };
+            world.submit((2..2 + num_prompt).collect(), sampling, 0, 0);
+        }
+        while world.scheduler.has_work() || world.under_way.is_some() {
+            world.step(None, false);
+        }
+        world.check_end();
+        assert_eq!(world.scheduler.counters().num_preemptions, 0, "{requests:?}");
+    }
+}

@@ -87,10 +87,15 @@ impl Sequences {
         for (scheduled, result) in plan.sequences.iter().zip(results) {
             let Some(sequence) = self.by_id.get_mut(&scheduled.id) else { continue };
             sequence.chosen_row = None;
-            if let SequenceResult::Tokens { tokens, .. } = result {
-                for token in tokens {
-                    sequence.append(&[token.id]);
+            match result {
+                SequenceResult::Tokens { tokens, .. } => {
+                    for token in tokens {
+                        sequence.append(&[token.id]);
+                    }
                 }
+                // A step that is planned before the failure is known needs some token.
+                _ if scheduled.samples => sequence.append(&[0]),
+                _ => {}
             }
         }
     }

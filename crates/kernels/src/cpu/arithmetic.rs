@@ -24,7 +24,7 @@ pub(crate) enum Arithmetic {
     /// are `(words, rows)`.
     Vectors,
     /// 16 rows by 16 columns by 16 words in one instruction (AMX): [`super::tiles`]. Blocks of rows are
-    /// `(rows, words)`, padded to whole tiles.
+    /// `(words / 16, rows, 16)`, with words filled up to whole tiles.
     Tiles,
 }
 
@@ -48,19 +48,46 @@ impl Arithmetic {
         }
     }
 
-    /// Rows for which a block of so many has room.
-    pub const fn padded_rows(self, num_rows: usize) -> usize {
-        match self {
-            Self::Vectors => num_rows,
-            Self::Tiles => num_rows.next_multiple_of(tiles::SIZE),
-        }
-    }
-
     /// Words for which a row of so many has room.
     pub const fn padded_words(self, num_words: usize) -> usize {
         match self {
             Self::Vectors => num_words,
             Self::Tiles => num_words.next_multiple_of(tiles::SIZE),
+        }
+    }
+
+    /// Where the words of a block of so many rows lie.
+    pub const fn layout(self, num_rows: usize) -> Layout {
+        let line = LINE * num_rows;
+        match self {
+            Self::Vectors => Layout { row: 1, word: num_rows, line },
+            Self::Tiles => Layout { row: LINE, word: 1, line },
+        }
+    }
+}
+
+/// Words that a tile has of a row, and a cache line.
+pub(crate) const LINE: usize = tiles::SIZE;
+
+/// Words from one to the next of a block's rows, of a row's words within a line, and of a row's lines.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    pub row: usize,
+    pub word: usize,
+    pub line: usize,
+}
+
+impl Layout {
+    /// Sets words of a row from word `first` on. `block` begins with the row.
+    pub fn set(self, block: &mut [u32], first: usize, words: impl IntoIterator<Item = u32>) {
+        let mut words = words.into_iter();
+        let mut within = first % LINE;
+        for line in block[first / LINE * self.line..].chunks_mut(self.line) {
+            for place in line.iter_mut().step_by(self.word).take(LINE).skip(within) {
+                let Some(word) = words.next() else { return };
+                *place = word;
+            }
+            within = 0;
         }
     }
 }

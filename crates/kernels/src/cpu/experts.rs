@@ -67,12 +67,11 @@ pub(crate) fn packed_experts(x: &[bf16], routes: &Routes, gate_up: &PackedMatrix
 }
 
 fn segments(arithmetic: Arithmetic, order: &[usize], expert_ids: &[u32]) -> (Vec<Segment>, Vec<Block>) {
-    let (mut segments, mut all): (_, Vec<Block>) = (Vec::new(), Vec::new());
+    let (mut segments, mut all) = (Vec::new(), Vec::new());
     let mut start = 0;
     for pairs in order.chunk_by(|a, b| expert_ids[*a] == expert_ids[*b]) {
         let first = all.len();
-        let place = all.last().map_or(0, Block::end);
-        all.extend(blocks(arithmetic, start..start + pairs.len(), place));
+        all.extend(blocks(arithmetic, start..start + pairs.len()));
         segments.push(Segment { expert: expert_ids[pairs[0]] as usize, blocks: first..all.len() });
         start += pairs.len();
     }

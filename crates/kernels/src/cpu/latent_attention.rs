@@ -3,21 +3,16 @@
 //! Keys are taken in tiles and the tiles in parts, both cut at absolute positions from 0. A tile is always whole: keys
 //! that a row does not see have weight 0. So the order of a row's additions depends on its position alone.
 
-use std::ops::Range;
-
 use half::bf16;
 
 use super::arithmetic::Arithmetic;
 use super::attention::{AttentionShape, Pages};
 use super::exp::exp;
-use super::matmul::widest;
-use super::packed::{PackedRows, WeightForm, blocks, fill_panel, pair};
-use super::panel::{COLUMNS, Fetch};
+use super::panel::COLUMNS;
 use super::pool::{Split, parallel_products};
+use super::tiled_attention::{Partial, Queries, TILE, Tile};
 use crate::Element;
 
-/// Keys per tile: two panels. More pairs per product with the values, fewer times that what was summed is rescaled.
-const TILE: usize = 2 * COLUMNS;
 /// Keys per part, which is the work of one task.
 const PART: usize = 512;
 /// Rows times heads that share a tile at most, unless one row has more heads.
@@ -41,15 +36,6 @@ struct Group {
     first: usize,
     num_rows: usize,
     num_parts: usize,
-}
-
-/// What a group's queries get from one part of the keys; not yet divided.
-struct Partial {
-    /// `(queries)`: the largest logit and the sum of weights relative to it.
-    max: Vec<f32>,
-    sum: Vec<f32>,
-    /// `(panels of latents, queries, COLUMNS)`
-    out: Vec<f32>,
 }
 
 /// Attention in latent space: `(rows, heads, latent)`. Queries and weights are rounded to bf16, sums are f32.
@@ -98,167 +84,21 @@ impl LatentRows<'_> {
     /// One part of the keys for all queries of a group.
     fn attend(&self, group: &Group, part: usize) -> Partial {
         let AttentionShape { num_heads, width, latent, scale } = self.shape;
-        let num_queries = group.num_rows * num_heads;
         let positions = &self.positions[group.first..group.first + group.num_rows];
         let end = (*positions.iter().max().expect("groups are not empty") as usize + 1).min((part + 1) * PART);
-        let q = &self.q[group.first * num_heads * width..][..num_queries * width];
+        let q = &self.q[group.first * num_heads * width..][..group.num_rows * num_heads * width];
         let q: Vec<bf16> = q.iter().map(|value| bf16::narrow(*value)).collect();
-        let arithmetic = self.arithmetic;
-        let blocks = blocks(arithmetic, 0..num_queries, 0).collect();
-        let queries = PackedRows::pack(arithmetic, WeightForm::Bf16, blocks, width, |row| &q[row * width..][..width]);
-        let mut partial = Partial {
-            max: vec![f32::NEG_INFINITY; num_queries],
-            sum: vec![0.0; num_queries],
-            out: vec![0.0; latent.div_ceil(COLUMNS) * num_queries * COLUMNS],
-        };
-        let key_len = arithmetic.padded_words(width.div_ceil(2)) * COLUMNS;
-        let mut tile = Tile::new(width, latent, key_len);
-        let mut weights = PackedRows::zeros(arithmetic, queries.blocks.clone(), TILE / 2);
-        let mut logits = vec![0.0; num_queries * TILE]; // (panels, queries, COLUMNS)
-        let mut factors = vec![1.0; num_queries];
+        let mut queries = Queries::new(self.arithmetic, &q, width, latent, scale);
+        let mut tile = Tile::new(self.arithmetic, width, width, 0..latent);
         for start in (part * PART..end).step_by(TILE) {
-            tile.read(&self.pages, self.sequences[group.first] as usize, start..end.min(start + TILE));
-            logits.fill(0.0);
-            let panels = logits.chunks_exact_mut(num_queries * COLUMNS);
-            for (keys, logits) in tile.keys.chunks_exact(key_len).zip(panels) {
-                for block in &queries.blocks {
-                    let target = &mut logits[block.first * COLUMNS..][..block.num_rows * COLUMNS];
-                    queries.multiply_add(*block, keys, Fetch::NOTHING, target);
-                }
-            }
-            for block in &queries.blocks {
-                for query in block.first..block.first + block.num_rows {
-                    let num_seen = (positions[query / num_heads] as usize + 1).saturating_sub(start).min(TILE);
-                    let mut running = [partial.max[query], partial.sum[query], 1.0];
-                    let mut pairs = [0; TILE / 2];
-                    softmax_tile(&logits, (query, num_queries), num_seen, scale, &mut running, &mut pairs);
-                    [partial.max[query], partial.sum[query], factors[query]] = running;
-                    weights.set_row(*block, query, &pairs);
-                }
-            }
-            partial.add(&weights, &tile.values, &factors);
-        }
-        partial
-    }
-}
-
-impl Partial {
-    /// Rescales what was summed before and adds a tile's weighted values.
-    fn add(&mut self, weights: &PackedRows, values: &[u32], factors: &[f32]) {
-        let panels = values.chunks_exact(TILE / 2 * COLUMNS);
-        for (values, out) in panels.zip(self.out.chunks_exact_mut(factors.len() * COLUMNS)) {
-            for (out, factor) in out.chunks_exact_mut(COLUMNS).zip(factors) {
-                if *factor != 1.0 {
-                    for value in out {
-                        *value *= factor;
-                    }
-                }
-            }
-            for block in &weights.blocks {
-                let target = &mut out[block.first * COLUMNS..][..block.num_rows * COLUMNS];
-                weights.multiply_add(*block, values, Fetch::NOTHING, target);
-            }
-        }
-    }
-}
-
-/// A tile of cached rows, packed twice: as keys, pairs along the width, and as values, pairs along the keys.
-struct Tile {
-    width: usize,
-    latent: usize,
-    /// Words of a panel of keys.
-    key_len: usize,
-    rows: Vec<bf16>,
-    keys: Vec<u32>,
-    values: Vec<u32>,
-}
-
-impl Tile {
-    fn new(width: usize, latent: usize, key_len: usize) -> Self {
-        Self {
-            width,
-            latent,
-            key_len,
-            rows: vec![bf16::ZERO; TILE * width],
-            keys: vec![0; TILE / COLUMNS * key_len],
-            values: vec![0; latent.div_ceil(COLUMNS) * TILE / 2 * COLUMNS],
-        }
-    }
-
-    /// Reads the positions of a sequence; what is missing to a whole tile is 0.
-    fn read(&mut self, pages: &Pages<bf16>, sequence: usize, positions: Range<usize>) {
-        let (width, latent, start, end) = (self.width, self.latent, positions.start, positions.end);
-        for (index, row) in self.rows.chunks_exact_mut(width).enumerate() {
-            match pages.row(sequence, start + index, width) {
+            let sequence = self.sequences[group.first] as usize;
+            tile.fill(|index, row| match self.pages.row(sequence, start + index, width) {
                 Some(cached) if start + index < end => row.copy_from_slice(cached),
                 _ => row.fill(bf16::ZERO),
-            }
+            });
+            queries.add(&tile, |query| (positions[query / num_heads] as usize + 1).saturating_sub(start).min(TILE));
         }
-        let panels = self.keys.chunks_exact_mut(self.key_len);
-        for (keys, rows) in panels.zip(self.rows.chunks_exact(COLUMNS * width)) {
-            fill_panel(keys, rows, width);
-        }
-        for (index, values) in self.values.chunks_exact_mut(TILE / 2 * COLUMNS).enumerate() {
-            let columns = index * COLUMNS..latent.min((index + 1) * COLUMNS);
-            for (two, values) in self.rows.chunks_exact(2 * width).zip(values.chunks_exact_mut(COLUMNS)) {
-                let (first, second) = (&two[columns.clone()], &two[width..][columns.clone()]);
-                for (value, (first, second)) in values.iter_mut().zip(first.iter().zip(second)) {
-                    *value = pair(*first, *second);
-                }
-            }
-        }
-    }
-}
-
-widest! {
-    /// Turns the logits of one `query` of so many for a tile into `pairs` of weights relative to the largest logit so
-    /// far. `running`: that logit, the sum of weights, and the factor by which what was summed before has to be multiplied.
-    fn softmax_tile(
-        logits: &[f32],
-        query: (usize, usize),
-        num_seen: usize,
-        scale: f32,
-        running: &mut [f32; 3],
-        pairs: &mut [u32; TILE / 2]
-    ) {
-        if num_seen == 0 {
-            running[2] = 1.0;
-            return;
-        }
-        let mut weights = [f32::NEG_INFINITY; TILE];
-        for (panel, weights) in weights.chunks_exact_mut(COLUMNS).enumerate() {
-            let logits = &logits[(panel * query.1 + query.0) * COLUMNS..][..COLUMNS];
-            for (key, (weight, logit)) in weights.iter_mut().zip(logits).enumerate() {
-                *weight = if panel * COLUMNS + key < num_seen { *logit * scale } else { f32::NEG_INFINITY };
-            }
-        }
-        let mut tree = weights;
-        let mut half = TILE / 2;
-        while half > 0 {
-            for index in 0..half {
-                tree[index] = tree[index].max(tree[index + half]);
-            }
-            half /= 2;
-        }
-        let max = running[0].max(tree[0]);
-        let factor = if running[0] == f32::NEG_INFINITY { 0.0 } else { exp(running[0] - max) };
-        for (key, weight) in weights.iter_mut().enumerate() {
-            // Rounded as the product with the values will see it.
-            let rounded = bf16::narrow(exp(*weight - max)).widen();
-            *weight = if key < num_seen { rounded } else { 0.0 };
-        }
-        for (pair, two) in pairs.iter_mut().zip(weights.chunks_exact(2)) {
-            *pair = two[0].to_bits() >> 16 | two[1].to_bits() & 0xffff_0000;
-        }
-        tree = weights;
-        half = TILE / 2;
-        while half > 0 {
-            for index in 0..half {
-                tree[index] += tree[index + half];
-            }
-            half /= 2;
-        }
-        *running = [max, running[1] * factor + tree[0], factor];
+        queries.finish()
     }
 }
 
@@ -286,6 +126,8 @@ fn merge(parts: &[Partial], latent: usize, out: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     /// Rows do not depend on each other, and tiles give what vectors give.

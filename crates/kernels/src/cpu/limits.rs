@@ -45,7 +45,7 @@ impl Limits {
         });
         let arithmetic = Arithmetic::best(WeightForm::Bf16);
         let num_rows = arithmetic.max_rows();
-        let blocks: Vec<_> = blocks(arithmetic, 0..num_rows, 0).collect();
+        let blocks: Vec<_> = blocks(arithmetic, 0..num_rows).collect();
         let (ones, panel) = (vec![bf16::ONE; 2 * PAIRS], vec![0x3f80_3f80; PAIRS * COLUMNS]);
         let rows = PackedRows::pack(arithmetic, WeightForm::Bf16, blocks, 2 * PAIRS, |_| &ones[..]);
         let block = rows.blocks[0];

@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 
+use bytemuck::{Pod, Zeroable};
 use half::bf16;
 use memmap2::{Advice, MmapMut};
 use rayon::prelude::*;
 
-use super::arithmetic::Arithmetic;
+use super::arithmetic::{Arithmetic, LINE};
 use super::panel::{self, COLUMNS, Fetch};
 use super::pool::{Split, parallel};
-use super::quantise::{fill_quantised_panel, quantise_row};
+use super::quantise::{MAX_QUADS, fill_quantised_panel, quantise_row};
 use super::quantised_panel::{self, Bits, QuantisedBlock};
 use super::tiles;
 
@@ -149,7 +150,7 @@ impl PackedMatrix {
 
     /// Cuts rows for these weights.
     pub(crate) fn blocks(&self, num_rows: usize) -> Vec<Block> {
-        blocks(self.arithmetic, 0..num_rows, 0).collect()
+        blocks(self.arithmetic, 0..num_rows).collect()
     }
 
     /// The instructions that it is packed for.
@@ -188,9 +189,6 @@ pub(crate) fn pair(first: bf16, second: bf16) -> u32 {
     u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16
 }
 
-/// Pairs that share a cache line of a row.
-const LINE: usize = 16;
-
 /// `rows (COLUMNS, num_in)` to `panel (pairs, COLUMNS)`.
 pub(crate) fn fill_panel(panel: &mut [u32], rows: &[bf16], num_in: usize) {
     if num_in == 0 {
@@ -215,20 +213,10 @@ pub(crate) fn fill_panel(panel: &mut [u32], rows: &[bf16], num_in: usize) {
 pub(crate) struct Block {
     pub first: usize,
     pub num_rows: usize,
-    /// Rows, with those that only fill up, of the blocks before.
-    place: usize,
-    num_padded: usize,
 }
 
-impl Block {
-    /// Rows of all blocks up to this one, with those that only fill up.
-    pub fn end(&self) -> usize {
-        self.place + self.num_padded
-    }
-}
-
-/// Cuts rows into blocks: of about the same size for vectors, full ones for tiles. `place`: the end of the blocks before.
-pub(crate) fn blocks(arithmetic: Arithmetic, rows: Range<usize>, place: usize) -> impl Iterator<Item = Block> {
+/// Cuts rows into blocks: of about the same size for vectors, full ones for tiles.
+pub(crate) fn blocks(arithmetic: Arithmetic, rows: Range<usize>) -> impl Iterator<Item = Block> {
     let (num_rows, max_rows) = (rows.len(), arithmetic.max_rows());
     let num_blocks = num_rows.div_ceil(max_rows);
     let border = move |block: usize| match arithmetic {
@@ -237,11 +225,14 @@ pub(crate) fn blocks(arithmetic: Arithmetic, rows: Range<usize>, place: usize) -
     };
     (0..num_blocks).map(move |block| {
         let (start, end) = (border(block), border(block + 1));
-        let num_padded = arithmetic.padded_rows(end - start);
-        // Only the last block is filled up.
-        Block { first: rows.start + start, num_rows: end - start, place: place + start, num_padded }
+        Block { first: rows.start + start, num_rows: end - start }
     })
 }
+
+/// A cache line.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+struct Line([u32; LINE]);
 
 /// Rows, packed block by block for one form of weights.
 #[derive(Debug)]
@@ -252,7 +243,7 @@ pub(crate) struct PackedRows {
     /// Words of a row: pairs of bf16 elements or quads of 8-bit ones.
     num_words: usize,
     /// Each block as its arithmetic wants it.
-    data: Vec<u32>,
+    data: Vec<Line>,
     /// Of 8-bit rows, else none.
     num_groups: usize,
     /// Each block `(groups, rows of the block)`.
@@ -281,17 +272,17 @@ impl PackedRows {
                 packed
             }
         };
-        let is_small = packed.data.len() < MIN_PARALLEL;
+        let is_small = packed.data.len() * LINE < MIN_PARALLEL;
         let Self { blocks, num_words, data, num_groups, scales, sums, .. } = &mut packed;
-        let (data, scales, sums) = (Split::new(data), Split::new(scales), Split::new(sums));
+        let (data, scales, sums) = (Split::new(as_row_words(data)), Split::new(scales), Split::new(sums));
         let fill = |block: &Block| {
-            let Block { first, num_rows, place, num_padded } = *block;
-            let (start, step) = word_places(arithmetic, block, *num_words);
+            let Block { first, num_rows } = *block;
+            let layout = arithmetic.layout(num_rows);
             // SAFETY: blocks do not overlap, and each is taken by one task.
             #[expect(unsafe_code, reason = "tasks write disjoint parts")]
             let (out, scales, sums) = unsafe {
                 (
-                    data.part(place * *num_words, num_padded * *num_words),
+                    data.part(first * *num_words, num_rows * *num_words),
                     scales.part(first * *num_groups, num_rows * *num_groups),
                     sums.part(first * *num_groups, num_rows * *num_groups),
                 )
@@ -299,10 +290,13 @@ impl PackedRows {
             for index in 0..num_rows {
                 let values = row(first + index);
                 match form.bits() {
-                    None => fill_pairs(values, step, &mut out[index * start..]),
+                    None => layout.set(&mut out[index * layout.row..], 0, pairs(values)),
                     Some(bits) => {
                         let (scales, sums) = (&mut scales[index..], &mut sums[index..]);
-                        quantise_row(bits, values, (step, num_rows), &mut out[index * start..], scales, sums);
+                        let quads = |first: usize, quads: [u32; MAX_QUADS]| {
+                            layout.set(&mut out[index * layout.row..], first, quads[..bits.quads()].iter().copied());
+                        };
+                        quantise_row(bits, values, num_rows, quads, scales, sums);
                     }
                 }
             }
@@ -318,7 +312,8 @@ impl PackedRows {
     /// bf16 rows of zeros, to be filled.
     pub fn zeros(arithmetic: Arithmetic, blocks: Vec<Block>, num_pairs: usize) -> Self {
         let num_words = arithmetic.padded_words(num_pairs);
-        let data = vec![0; blocks.last().map_or(0, Block::end) * num_words];
+        let num_rows = blocks.last().map_or(0, |last| last.first + last.num_rows);
+        let data = vec![Line([0; LINE]); (num_rows * num_words).div_ceil(LINE)];
         let (bits, num_groups, scales, sums) = (None, 0, Vec::new(), Vec::new());
         Self { blocks, arithmetic, bits, num_words, data, num_groups, scales, sums }
     }
@@ -328,10 +323,11 @@ impl PackedRows {
     }
 
     fn block(&self, block: Block) -> &[u32] {
-        &self.data[block.place * self.num_words..][..block.num_padded * self.num_words]
+        let words: &[u32] = bytemuck::cast_slice(&self.data);
+        &words[block.first * self.num_words..][..block.num_rows * self.num_words]
     }
 
-    fn quantised_block(&self, block: Block) -> QuantisedBlock<'_> {
+    pub fn quantised_block(&self, block: Block) -> QuantisedBlock<'_> {
         let groups = block.first * self.num_groups..(block.first + block.num_rows) * self.num_groups;
         QuantisedBlock { quads: self.block(block), scales: &self.scales[groups.clone()], sums: &self.sums[groups] }
     }
@@ -352,29 +348,21 @@ impl PackedRows {
 
     /// Sets the first words of a row of a block.
     pub fn set_row(&mut self, block: Block, row: usize, words: &[u32]) {
-        let (start, step) = word_places(self.arithmetic, &block, self.num_words);
-        let out = self.data[block.place * self.num_words + (row - block.first) * start..].iter_mut().step_by(step);
-        for (out, word) in out.zip(words) {
-            *out = *word;
-        }
+        let first = block.first;
+        let layout = self.arithmetic.layout(block.num_rows);
+        let block =
+            &mut as_row_words(&mut self.data)[block.first * self.num_words..][..block.num_rows * self.num_words];
+        layout.set(&mut block[(row - first) * layout.row..], 0, words.iter().copied());
     }
 }
 
-/// Words from row to row of a block, and from word to word of a row.
-fn word_places(arithmetic: Arithmetic, block: &Block, num_words: usize) -> (usize, usize) {
-    match arithmetic {
-        Arithmetic::Vectors => (1, block.num_rows),
-        Arithmetic::Tiles => (num_words, 1),
-    }
+fn as_row_words(lines: &mut [Line]) -> &mut [u32] {
+    bytemuck::cast_slice_mut(lines)
 }
 
-/// A bf16 row to every `stride`-th word.
-fn fill_pairs(values: &[bf16], stride: usize, out: &mut [u32]) {
+/// The words of a bf16 row.
+fn pairs(values: &[bf16]) -> impl Iterator<Item = u32> {
     let pairs = values.chunks_exact(2);
-    if let [last] = pairs.remainder() {
-        out[values.len() / 2 * stride] = pair(*last, bf16::ZERO);
-    }
-    for (out, values) in out.iter_mut().step_by(stride).zip(pairs) {
-        *out = pair(values[0], values[1]);
-    }
+    let last = pairs.remainder().first().map(|last| pair(*last, bf16::ZERO));
+    pairs.map(|two| pair(two[0], two[1])).chain(last)
 }

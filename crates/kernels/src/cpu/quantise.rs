@@ -9,13 +9,16 @@ use crate::Element;
 
 /// Longest group.
 const MAX_GROUP: usize = 128;
+/// Words of its codes.
+pub(crate) const MAX_QUADS: usize = MAX_GROUP / 4;
 
-/// Quantises a row: words to `quads`, every `strides.0`-th, scales and sums to every `strides.1`-th place.
+/// Quantises a row. `set_quads` takes each group's words and the number of the first one; scales and sums go to every
+/// `stride`-th place.
 pub(crate) fn quantise_row(
     bits: Bits,
     values: &[bf16],
-    strides: (usize, usize),
-    quads: &mut [u32],
+    stride: usize,
+    mut set_quads: impl FnMut(usize, [u32; MAX_QUADS]),
     scales: &mut [f32],
     sums: &mut [i32],
 ) {
@@ -23,13 +26,14 @@ pub(crate) fn quantise_row(
     let codes = &mut codes[..bits.group()];
     for (group, values) in values.chunks(bits.group()).enumerate() {
         codes.fill(0);
-        let (scale, sum) = (&mut scales[group * strides.1], &mut sums[group * strides.1]);
+        let (scale, sum) = (&mut scales[group * stride], &mut sums[group * stride]);
         round_activations(values, codes, scale, sum);
         *sum *= -bits.bias();
-        let quads = quads[group * bits.quads() * strides.0..].iter_mut().step_by(strides.0);
-        for (quad, codes) in quads.zip(codes.chunks_exact(4)) {
+        let mut quads = [0; MAX_QUADS];
+        for (quad, codes) in quads.iter_mut().zip(codes.chunks_exact(4)) {
             *quad = u32::from_le_bytes([codes[0], codes[1], codes[2], codes[3]].map(|code| code as u8));
         }
+        set_quads(group * bits.quads(), quads);
     }
 }
 

@@ -9,6 +9,8 @@
 //! the weights, plus the form's bias so that they are not negative: quads `(quads, COLUMNS)` of bytes, or
 //! `(quads / 2, COLUMNS)` of nibbles, where byte `i` is element `i` of a quad and, in its high half, of the next.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -138,6 +140,10 @@ fn available() -> Vec<(&'static str, [Forms<Form>; 2])> {
             all.push(("avx512-vnni", [forms!(x86::avx512_vnni, 8), forms!(x86::avx512_vnni, 4)]));
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("dotprod") {
+        all.push(("neon-dot", [forms!(neon::dot, 8), forms!(neon::dot, 4)]));
+    }
     all
 }
 
@@ -204,7 +210,7 @@ mod tests {
     use half::bf16;
 
     use super::super::panel::MAX_ROWS;
-    use super::super::quantise::{fill_quantised_panel, quantise_row};
+    use super::super::quantise::{MAX_QUADS, fill_quantised_panel, quantise_row};
     use super::*;
 
     struct Numbers(u64);
@@ -231,8 +237,12 @@ mod tests {
         let mut all = Rows { quads: vec![0; parts * bits.quads()], scales: vec![0.0; parts], sums: vec![0; parts] };
         for (row, values) in rows.chunks_exact(num_in).enumerate() {
             let Rows { quads, scales, sums } = &mut all;
-            let strides = (num_rows, num_rows);
-            quantise_row(bits, values, strides, &mut quads[row..], &mut scales[row..], &mut sums[row..]);
+            let set = |first: usize, words: [u32; MAX_QUADS]| {
+                for (index, word) in words[..bits.quads()].iter().enumerate() {
+                    quads[(first + index) * num_rows + row] = *word;
+                }
+            };
+            quantise_row(bits, values, num_rows, set, &mut scales[row..], &mut sums[row..]);
         }
         all
     }

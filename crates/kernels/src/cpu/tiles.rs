@@ -1,12 +1,13 @@
 //! Products of rows with panels by tile instructions (Intel's AMX).
 //!
-//! A tile is 16 rows of 16 words. A block of up to 32 rows and a panel of 32 columns are two tiles each, their product
-//! four, which stay in the tile registers over the whole inner length. Rows are padded with zeros to whole tiles, so one
-//! configuration serves all: for few rows the memory is what takes time.
+//! A tile is up to 16 rows of 16 words. A block of up to 32 rows and a panel of 32 columns are two tiles each, their
+//! product four, which stay in the tile registers over the whole inner length.
 //!
 //! bf16: in each step of 16 pairs an output's first elements of the pairs are summed in a chain, the second ones in
 //! another, both together are added to the output. Numbers below 2⁻¹²⁶ count as 0. 8 bits: whole numbers, so the bits
 //! are those of [`super::quantised_panel`].
+
+use std::mem::MaybeUninit;
 
 use super::matmul::widest;
 use super::panel::{COLUMNS, Fetch, high, low};
@@ -19,24 +20,20 @@ pub(crate) const MAX_ROWS: usize = 2 * SIZE;
 /// Words of a panel that a step passes.
 const STEP_WORDS: usize = SIZE * COLUMNS;
 
-/// Outputs of a block: f32 or whole numbers.
+/// Room for the outputs of a block: f32 or whole numbers.
 #[repr(align(64))]
 struct Product<T>([T; MAX_ROWS * COLUMNS]);
 
-/// `product (rows, COLUMNS) = block (rows, words) · panel (words, COLUMNS)` for one or two tiles of rows.
+/// `product (rows, COLUMNS) = block (steps, rows, SIZE) · panel (steps, SIZE, COLUMNS)`.
 ///
 /// # Safety
-/// The processor has what the form needs; the pointers lead to that many values, of whole tiles.
-type Form<T> = unsafe fn(block: Rows, panel: *const u32, num_steps: usize, fetch: Fetch, product: &mut Product<T>);
+/// The processor has what the form needs; the pointers lead to that many values; there are 1 to [`MAX_ROWS`] rows.
+type Form<T> = unsafe fn(block: Rows, panel: *const u32, num_steps: usize, fetch: Fetch, product: *mut T);
 
-/// Rows of whole tiles.
 #[derive(Clone, Copy)]
 struct Rows {
     first: *const u32,
-    /// Words from row to row.
-    stride: usize,
-    /// Whether there are more than [`SIZE`].
-    are_two_tiles: bool,
+    count: usize,
 }
 
 /// Forms for bf16 and for 8 bits.
@@ -67,66 +64,87 @@ pub(crate) fn are_available() -> bool {
     false
 }
 
-/// `acc (rows, COLUMNS) += block (padded rows, pairs) · panel (pairs, COLUMNS)`, of bf16 pairs.
+/// `acc (rows, COLUMNS) += block · panel (pairs, COLUMNS)`, of bf16 pairs.
 pub(crate) fn multiply_add(block: &[u32], panel: &[u32], fetch: Fetch, acc: &mut [f32]) {
     multiply_add_with(best(), block, panel, fetch, acc);
 }
 
 fn multiply_add_with(forms: Forms, block: &[u32], panel: &[u32], fetch: Fetch, acc: &mut [f32]) {
-    let num_rows = acc.len() / COLUMNS;
-    let rows = rows(block, num_rows, panel.len() / COLUMNS);
-    assert!(panel.len().is_multiple_of(STEP_WORDS) && acc.len() == num_rows * COLUMNS, "a panel is whole steps");
-    let mut product = Product([0.0; MAX_ROWS * COLUMNS]);
+    let rows = rows(block, acc.len() / COLUMNS, panel.len() / COLUMNS);
+    assert!(panel.len().is_multiple_of(STEP_WORDS) && acc.len() == rows.count * COLUMNS, "a panel is whole steps");
+    let mut product = MaybeUninit::uninit();
     // SAFETY: the sizes were checked; `best` gives only forms that this processor has.
     #[expect(unsafe_code, reason = "a detected instruction set needs an unsafe call")]
-    unsafe {
-        (forms.bf16)(rows, panel.as_ptr(), panel.len() / STEP_WORDS, fetch, &mut product);
-    }
-    for (acc, value) in acc.iter_mut().zip(&product.0) {
-        *acc += value;
-    }
+    let product = unsafe { run(forms.bf16, rows, panel, fetch, &mut product) };
+    add(product, acc);
 }
 
-/// As [`super::quantised_panel::multiply_add`] for 8 bits, with `block.quads (padded rows, quads)`.
+/// As [`super::quantised_panel::multiply_add`] for 8 bits.
 pub(crate) fn multiply_add_int8(block: QuantisedBlock, panel: &[u32], fetch: Fetch, acc: &mut [f32]) {
     multiply_add_int8_with(best(), block, panel, fetch, acc);
 }
 
 fn multiply_add_int8_with(forms: Forms, block: QuantisedBlock, panel: &[u32], fetch: Fetch, acc: &mut [f32]) {
     const WORDS: usize = Bits::Eight.group_words();
-    let num_rows = acc.len() / COLUMNS;
     let num_groups = panel.len() / WORDS;
-    let rows = rows(block.quads, num_rows, num_groups * Bits::Eight.quads());
+    let rows = rows(block.quads, acc.len() / COLUMNS, num_groups * Bits::Eight.quads());
     assert!(
         panel.len() == num_groups * WORDS
-            && block.scales.len() == num_groups * num_rows
+            && block.scales.len() == num_groups * rows.count
             && block.sums.len() == block.scales.len()
-            && acc.len() == num_rows * COLUMNS,
+            && acc.len() == rows.count * COLUMNS,
         "a block, a panel and their product fit"
     );
-    let mut product = Product([0; MAX_ROWS * COLUMNS]);
+    let mut product = MaybeUninit::uninit();
     for (group, panel) in panel.chunks_exact(WORDS).enumerate() {
         let (scales, weights) = panel.split_at(SCALE_WORDS);
+        let fetch = fetch.after(group * WORDS + SCALE_WORDS);
         // SAFETY: the sizes were checked; each row has this group.
         #[expect(unsafe_code, reason = "a detected instruction set needs an unsafe call")]
-        unsafe {
-            let rows = Rows { first: rows.first.add(group * Bits::Eight.quads()), ..rows };
-            let fetch = fetch.after(group * WORDS + SCALE_WORDS);
-            (forms.int8)(rows, weights.as_ptr(), weights.len() / STEP_WORDS, fetch, &mut product);
-        }
-        let of_rows = group * num_rows..(group + 1) * num_rows;
-        add_scaled(&product.0, scales, &block.scales[of_rows.clone()], &block.sums[of_rows], acc);
+        let product = unsafe {
+            let first = rows.first.add(group * Bits::Eight.quads() * rows.count);
+            run(forms.int8, Rows { first, ..rows }, weights, fetch, &mut product)
+        };
+        let of_rows = group * rows.count..(group + 1) * rows.count;
+        add_scaled(product, scales, &block.scales[of_rows.clone()], &block.sums[of_rows], acc);
     }
 }
 
-fn rows(block: &[u32], num_rows: usize, num_words: usize) -> Rows {
-    let padded = num_rows.next_multiple_of(SIZE);
+fn rows(block: &[u32], count: usize, num_words: usize) -> Rows {
     assert!(
-        (1..=MAX_ROWS).contains(&num_rows) && num_words.is_multiple_of(SIZE) && block.len() == padded * num_words,
-        "a block is whole tiles: {num_rows} rows of {num_words} in {}",
+        (1..=MAX_ROWS).contains(&count) && num_words.is_multiple_of(SIZE) && block.len() == count * num_words,
+        "a block is whole steps: {count} rows of {num_words} in {}",
         block.len()
     );
-    Rows { first: block.as_ptr(), stride: num_words, are_two_tiles: padded > SIZE }
+    Rows { first: block.as_ptr(), count }
+}
+
+/// What a form writes.
+///
+/// # Safety
+/// As for every [`Form`].
+#[expect(unsafe_code, reason = "forms write to uninitialised memory")]
+unsafe fn run<'a, T>(
+    form: Form<T>,
+    rows: Rows,
+    panel: &[u32],
+    fetch: Fetch,
+    product: &'a mut MaybeUninit<Product<T>>,
+) -> &'a [T] {
+    let out = product.as_mut_ptr().cast::<T>();
+    // SAFETY: the caller's promise; forms write all outputs of their rows.
+    unsafe {
+        form(rows, panel.as_ptr(), panel.len() / STEP_WORDS, fetch, out);
+        std::slice::from_raw_parts(out, rows.count * COLUMNS)
+    }
+}
+
+widest! {
+    fn add(product: &[f32], acc: &mut [f32]) {
+        for (acc, value) in acc.iter_mut().zip(product) {
+            *acc += value;
+        }
+    }
 }
 
 widest! {
@@ -146,19 +164,24 @@ widest! {
     }
 }
 
-/// The words of row `row` in step `step`, and the panel's words of that step.
+/// What an oracle multiplies: each step's words of each row, and the panel's of that step.
 ///
 /// # Safety
 /// As for every [`Form`].
 #[expect(unsafe_code, reason = "has the pointers of the other forms")]
-unsafe fn step_of<'a>(block: Rows, panel: *const u32, row: usize, step: usize) -> (&'a [u32], &'a [u32]) {
+unsafe fn steps<'a>(
+    block: Rows,
+    panel: *const u32,
+    num_steps: usize,
+) -> impl Iterator<Item = (std::slice::ChunksExact<'a, u32>, &'a [u32])> {
     // SAFETY: the caller's promise.
-    unsafe {
+    let (rows, panel) = unsafe {
         (
-            std::slice::from_raw_parts(block.first.add(row * block.stride + step * SIZE), SIZE),
-            std::slice::from_raw_parts(panel.add(step * STEP_WORDS), STEP_WORDS),
+            std::slice::from_raw_parts(block.first, num_steps * block.count * SIZE),
+            std::slice::from_raw_parts(panel, num_steps * STEP_WORDS),
         )
-    }
+    };
+    rows.chunks_exact(block.count * SIZE).map(|rows| rows.chunks_exact(SIZE)).zip(panel.chunks_exact(STEP_WORDS))
 }
 
 /// The oracle for bf16.
@@ -166,15 +189,17 @@ unsafe fn step_of<'a>(block: Rows, panel: *const u32, row: usize, step: usize) -
 /// # Safety
 /// As for every [`Form`].
 #[expect(unsafe_code, reason = "has the signature of the other forms")]
-unsafe fn plain_bf16(block: Rows, panel: *const u32, num_steps: usize, _fetch: Fetch, product: &mut Product<f32>) {
-    let num_rows = if block.are_two_tiles { MAX_ROWS } else { SIZE };
-    for (row, out) in product.0.chunks_exact_mut(COLUMNS).take(num_rows).enumerate() {
-        out.fill(0.0);
-        for step in 0..num_steps {
-            // SAFETY: the caller's promise.
-            let (x, weights) = unsafe { step_of(block, panel, row, step) };
+unsafe fn plain_bf16(block: Rows, panel: *const u32, num_steps: usize, _fetch: Fetch, product: *mut f32) {
+    // SAFETY: the caller's promise; zeros are written before the slice is made.
+    let product = unsafe {
+        product.write_bytes(0, block.count * COLUMNS);
+        std::slice::from_raw_parts_mut(product, block.count * COLUMNS)
+    };
+    // SAFETY: the caller's promise.
+    for (rows, panel) in unsafe { steps(block, panel, num_steps) } {
+        for (x, out) in rows.zip(product.chunks_exact_mut(COLUMNS)) {
             let (mut firsts, mut seconds) = ([0.0_f32; COLUMNS], [0.0_f32; COLUMNS]);
-            for (x, weights) in x.iter().zip(weights.chunks_exact(COLUMNS)) {
+            for (x, weights) in x.iter().zip(panel.chunks_exact(COLUMNS)) {
                 for (column, weight) in weights.iter().enumerate() {
                     firsts[column] += low(*x) * low(*weight);
                     seconds[column] += high(*x) * high(*weight);
@@ -192,14 +217,16 @@ unsafe fn plain_bf16(block: Rows, panel: *const u32, num_steps: usize, _fetch: F
 /// # Safety
 /// As for every [`Form`].
 #[expect(unsafe_code, reason = "has the signature of the other forms")]
-unsafe fn plain_int8(block: Rows, panel: *const u32, num_steps: usize, _fetch: Fetch, product: &mut Product<i32>) {
-    let num_rows = if block.are_two_tiles { MAX_ROWS } else { SIZE };
-    for (row, out) in product.0.chunks_exact_mut(COLUMNS).take(num_rows).enumerate() {
-        out.fill(0);
-        for step in 0..num_steps {
-            // SAFETY: the caller's promise.
-            let (x, weights) = unsafe { step_of(block, panel, row, step) };
-            for (x, weights) in x.iter().zip(weights.chunks_exact(COLUMNS)) {
+unsafe fn plain_int8(block: Rows, panel: *const u32, num_steps: usize, _fetch: Fetch, product: *mut i32) {
+    // SAFETY: the caller's promise; zeros are written before the slice is made.
+    let product = unsafe {
+        product.write_bytes(0, block.count * COLUMNS);
+        std::slice::from_raw_parts_mut(product, block.count * COLUMNS)
+    };
+    // SAFETY: the caller's promise.
+    for (rows, panel) in unsafe { steps(block, panel, num_steps) } {
+        for (x, out) in rows.zip(product.chunks_exact_mut(COLUMNS)) {
+            for (x, weights) in x.iter().zip(panel.chunks_exact(COLUMNS)) {
                 for (out, weight) in out.iter_mut().zip(weights) {
                     let products = x.to_le_bytes().into_iter().zip(weight.to_le_bytes());
                     *out += products.map(|(x, w)| i32::from(x as i8) * i32::from(w)).sum::<i32>();

@@ -101,20 +101,21 @@ pub fn mla_naive(rows: &NaiveRows, kv: &Tensor, k_rope: &Tensor, key_start: usiz
         bail!("mla_naive: q {:?}, kv {:?}, k_rope {:?}", rows.q.dims(), kv.dims(), k_rope.dims());
     }
     let views = [rows.q, kv, k_rope].map(Operand::new);
-    let (output, log_sum_exp) = with_float!(kv.dtype(), T => {
-        let keys = KeyValues {
-            kv: views[1].slice::<T>()?,
-            k_rope: views[2].slice::<T>()?,
-            num_heads,
-            nope,
-            rope,
-            value: kv_width - nope,
-            start: key_start,
-        };
-        cpu::naive_attention(views[0].slice::<f32>()?, rows.start, &keys, scale)
-    });
+    let value = kv_width - nope;
+    let q = views[0].slice::<f32>()?;
+    let (output, log_sum_exp) = if kv.dtype() == DType::BF16 {
+        let (kv, k_rope) = (views[1].slice::<bf16>()?, views[2].slice::<bf16>()?);
+        let keys = KeyValues { kv, k_rope, num_heads, nope, rope, value, start: key_start };
+        cpu::tiled_naive_attention(cpu::Arithmetic::best(cpu::WeightForm::Bf16), q, rows.start, &keys, scale)
+    } else {
+        with_float!(kv.dtype(), T => {
+            let (kv, k_rope) = (views[1].slice::<T>()?, views[2].slice::<T>()?);
+            let keys = KeyValues { kv, k_rope, num_heads, nope, rope, value, start: key_start };
+            cpu::naive_attention(q, rows.start, &keys, scale)
+        })
+    };
     Ok(NaivePart {
-        output: Tensor::from_vec(output, (num_rows, num_heads, kv_width - nope), rows.q.device())?,
+        output: Tensor::from_vec(output, (num_rows, num_heads, value), rows.q.device())?,
         log_sum_exp: Tensor::from_vec(log_sum_exp, (num_rows, num_heads), rows.q.device())?,
     })
 }

@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _MM_HINT_T0, _mm_prefetch};
 use std::cell::Cell;
 
-use super::{COLUMNS, Fetch, Forms, Product, Rows, SIZE, STEP_WORDS};
+use super::{COLUMNS, Fetch, Forms, Rows, SIZE, STEP_WORDS};
 
 pub(super) const FORMS: Forms = Forms { bf16, int8 };
 
@@ -22,7 +22,7 @@ pub(super) fn is_permitted() -> bool {
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
 }
 
-/// What `ldtilecfg` reads: palette 1, eight tiles of 16 rows of 64 bytes.
+/// What `ldtilecfg` reads.
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,
@@ -32,26 +32,27 @@ struct Configuration {
     rows: [u8; 16],
 }
 
-static CONFIGURATION: Configuration = Configuration {
-    palette: 1,
-    start_row: 0,
-    reserved: [0; 14],
-    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
-    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
-};
-
 thread_local! {
-    static IS_CONFIGURED: Cell<bool> = const { Cell::new(false) };
+    /// Rows that this thread's tiles are configured for; nothing else here uses tiles.
+    static CONFIGURED: Cell<usize> = const { Cell::new(0) };
 }
 
+/// Tiles 0 and 1 hold products of the first 16 rows, 2 and 3 of the others, 4 and 5 the rows, 6 and 7 columns.
+///
 /// # Safety
 /// The processor has tiles, and the process may use them.
-unsafe fn configure() {
-    if !IS_CONFIGURED.replace(true) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            asm!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(readonly, nostack, preserves_flags));
-        }
+unsafe fn configure(num_rows: usize) {
+    if CONFIGURED.replace(num_rows) == num_rows {
+        return;
+    }
+    let (first, second) = (num_rows.min(SIZE) as u8, num_rows.saturating_sub(SIZE) as u8);
+    let mut rows = [0; 16];
+    rows[..8].copy_from_slice(&[first, first, second, second, first, second, SIZE as u8, SIZE as u8]);
+    let row_bytes = rows.map(|rows| if rows == 0 { 0 } else { 64 });
+    let configuration = Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows };
+    // SAFETY: the caller's promise; palette 1 has eight tiles of up to 16 rows of 64 bytes.
+    unsafe {
+        asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(readonly, nostack, preserves_flags));
     }
 }
 
@@ -85,43 +86,43 @@ macro_rules! store {
     };
 }
 
-/// A form whose products are made by one instruction: tiles 0 to 3 hold them, 4 and 5 rows, 6 and 7 columns.
+/// A form whose products are made by one instruction.
 macro_rules! form {
     ($name:ident, $type:ty, $multiply:literal) => {
         /// # Safety
         /// As for every form.
-        unsafe fn $name(block: Rows, panel: *const u32, num_steps: usize, fetch: Fetch, product: &mut Product<$type>) {
-            // SAFETY: the caller's promise; rows and columns are whole tiles.
+        unsafe fn $name(block: Rows, panel: *const u32, num_steps: usize, fetch: Fetch, product: *mut $type) {
+            // SAFETY: the caller's promise; no compiler of Rust uses tile registers between these instructions.
             unsafe {
-                configure();
-                let row_bytes = block.stride * 4;
-                let below = block.first.wrapping_add(SIZE * block.stride);
+                configure(block.count);
+                let are_two = block.count > SIZE;
                 tile!("tilezero tmm0");
                 tile!("tilezero tmm1");
-                tile!("tilezero tmm2");
-                tile!("tilezero tmm3");
+                if are_two {
+                    tile!("tilezero tmm2");
+                    tile!("tilezero tmm3");
+                }
                 for step in 0..num_steps {
                     for word in (step * STEP_WORDS..(step + 1) * STEP_WORDS).step_by(fetch.words_per_line()) {
                         _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(fetch.word(word)).cast());
                     }
-                    let weights = panel.add(step * STEP_WORDS);
+                    let (rows, weights) = (block.first.add(step * block.count * SIZE), panel.add(step * STEP_WORDS));
                     load!("tmm6", weights, COLUMNS * 4);
                     load!("tmm7", weights.add(SIZE), COLUMNS * 4);
-                    load!("tmm4", block.first.add(step * SIZE), row_bytes);
+                    load!("tmm4", rows, SIZE * 4);
                     tile!(concat!($multiply, " tmm0, tmm4, tmm6"));
                     tile!(concat!($multiply, " tmm1, tmm4, tmm7"));
-                    if block.are_two_tiles {
-                        load!("tmm5", below.add(step * SIZE), row_bytes);
+                    if are_two {
+                        load!("tmm5", rows.add(SIZE * SIZE), SIZE * 4);
                         tile!(concat!($multiply, " tmm2, tmm5, tmm6"));
                         tile!(concat!($multiply, " tmm3, tmm5, tmm7"));
                     }
                 }
-                let out = product.0.as_mut_ptr();
-                store!("tmm0", out);
-                store!("tmm1", out.add(SIZE));
-                if block.are_two_tiles {
-                    store!("tmm2", out.add(SIZE * COLUMNS));
-                    store!("tmm3", out.add(SIZE * COLUMNS + SIZE));
+                store!("tmm0", product);
+                store!("tmm1", product.add(SIZE));
+                if are_two {
+                    store!("tmm2", product.add(SIZE * COLUMNS));
+                    store!("tmm3", product.add(SIZE * COLUMNS + SIZE));
                 }
             }
         }

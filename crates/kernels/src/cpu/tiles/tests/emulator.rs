@@ -99,7 +99,8 @@ impl State {
                     )
                 };
                 let sizes: [(usize, usize); NUM_TILES] = std::array::from_fn(size);
-                let fits = sizes.iter().all(|(rows, bytes)| *rows <= 16 && *bytes <= 64);
+                let fits =
+                    sizes.iter().all(|(rows, bytes)| *rows <= 16 && *bytes <= 64 && (*rows == 0) == (*bytes == 0));
                 self.sizes = (bytes[0] == 1 && fits).then_some(sizes);
                 self.tiles = [[[0; 64]; 16]; NUM_TILES];
                 self.sizes.map(|_| length)
@@ -111,7 +112,7 @@ impl State {
             }
             (0x4b, 2 | 3, 0..=2) if rm == 4 => {
                 let (address, stride, length) = memory(code, (mode, rm), (index_high, rm_high), registers)?;
-                let (rows, bytes) = self.sizes?[reg];
+                let (rows, bytes) = self.sizes.map(|sizes| sizes[reg]).filter(|(rows, _)| *rows > 0)?;
                 for row in 0..rows {
                     let place = (address + row as i64 * stride) as *mut u8;
                     let tile = &mut self.tiles[reg][row];
