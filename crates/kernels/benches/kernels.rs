@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use moesaic_kernels::host::{self, AbsorbedRows, Routing, Weight};
+use moesaic_kernels::host::{self, AbsorbedRows, NaiveRows, Routing, Weight};
 use moesaic_kernels::{ComputePool, Limits, WeightForm};
 
 const HIDDEN: usize = 2048;
@@ -136,6 +136,22 @@ fn attention(limits: &Limits, random: &mut Random) {
     }
 }
 
+/// The naive form of one sequence's chunk at the end of its context.
+fn naive_attention(limits: &Limits, random: &mut Random) {
+    let (heads, nope, rope, value) = (16, 128, 64, 128);
+    for (rows, context) in [(512, 512), (512, 1024)] {
+        let q = random.tensor(&[rows, heads, nope + rope]).to_dtype(DType::F32).unwrap();
+        let (kv, k_rope) = (random.tensor(&[context, heads, nope + value]), random.tensor(&[context, rope]));
+        let pairs: usize = (context - rows..context).map(|position| heads * (position + 1)).sum();
+        let bytes = (2 * context * (heads * (nope + value) + rope)) as f64;
+        let operations = (2 * pairs * (nope + rope + value)) as f64;
+        report(&format!("naive attention, {rows} rows of {context}"), limits, bytes, operations, || {
+            let rows = NaiveRows { q: &q, start: context - rows };
+            host::mla_naive(&rows, &kv, &k_rope, 0, 0.1).unwrap();
+        });
+    }
+}
+
 fn main() {
     let threads = std::env::args().filter_map(|argument| argument.parse().ok()).next_back();
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
@@ -152,5 +168,6 @@ fn main() {
             experts(&limits, &mut random, form);
         }
         attention(&limits, &mut random);
+        naive_attention(&limits, &mut random);
     });
 }

@@ -3,11 +3,10 @@
 #![expect(unsafe_code, reason = "intrinsics work on pointers")]
 
 use std::arch::x86_64::{
-    __m256, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_and_si256, _mm256_castsi256_ps,
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_slli_epi32, _mm256_storeu_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
-    _mm512_storeu_ps,
+    __m256, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_and_si256, _mm256_castsi256_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_slli_epi32,
+    _mm256_storeu_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
 };
 
 use super::{COLUMNS, Fetch, high, low};
@@ -90,7 +89,7 @@ pub(super) unsafe fn avx512<const ROWS: usize>(
     }
 }
 
-/// Two rows at a time: there are half as many registers, half as wide.
+/// Four rows by half the columns at a time, or up to three by all of them, as registers allow.
 ///
 /// # Safety
 /// AVX2 and FMA; as for every form.
@@ -99,51 +98,92 @@ pub(super) unsafe fn avx2<const ROWS: usize>(
     block: *const u32,
     panel: *const u32,
     num_pairs: usize,
-    _fetch: Fetch,
+    fetch: Fetch,
     acc: *mut f32,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        for row in (0..ROWS - ROWS % 2).step_by(2) {
-            avx2_rows::<2>(block.add(row), ROWS, panel, num_pairs, acc.add(row * COLUMNS));
+        // Asked for once.
+        let mut fetch = fetch;
+        let done = ROWS - ROWS % 4;
+        for row in (0..done).step_by(4) {
+            for columns in [0, 16] {
+                let (block, panel, acc) = (block.add(row), panel.add(columns), acc.add(row * COLUMNS + columns));
+                avx2_part::<4, 2>(block, ROWS, panel, num_pairs, fetch, acc);
+                fetch = Fetch::NOTHING;
+            }
         }
-        if ROWS % 2 == 1 {
-            avx2_rows::<1>(block.add(ROWS - 1), ROWS, panel, num_pairs, acc.add((ROWS - 1) * COLUMNS));
+        let (block, acc) = (block.add(done), acc.add(done * COLUMNS));
+        match ROWS % 4 {
+            1 => avx2_part::<1, 4>(block, ROWS, panel, num_pairs, fetch, acc),
+            2 => avx2_part::<2, 4>(block, ROWS, panel, num_pairs, fetch, acc),
+            3 => avx2_part::<3, 4>(block, ROWS, panel, num_pairs, fetch, acc),
+            _ => {}
         }
     }
 }
 
-/// # Safety
-/// As [`avx2`]; `stride` values lie between the pairs of a row.
+/// The second and the first elements of pairs.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halves(pairs: __m256i) -> [__m256; 2] {
+    let seconds = _mm256_and_si256(pairs, _mm256_set1_epi32(HIGH));
+    [_mm256_castsi256_ps(seconds), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))]
+}
+
+#[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2_rows<const ROWS: usize>(
+fn add_pairs(sum: __m256, x: [__m256; 2], weights: [__m256; 2]) -> __m256 {
+    _mm256_fmadd_ps(x[1], weights[1], _mm256_fmadd_ps(x[0], weights[0], sum))
+}
+
+/// Some rows by so many times eight columns; `stride` values lie between the pairs of a row.
+///
+/// # Safety
+/// As [`avx2`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2_part<const ROWS: usize, const EIGHTS: usize>(
     block: *const u32,
     stride: usize,
     panel: *const u32,
     num_pairs: usize,
+    fetch: Fetch,
     acc: *mut f32,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise; what is only asked for may be anywhere.
     unsafe {
-        let mut sums: [[__m256; 4]; ROWS] = [[_mm256_setzero_ps(); 4]; ROWS];
+        let mut sums: [[__m256; EIGHTS]; ROWS] = [[_mm256_setzero_ps(); EIGHTS]; ROWS];
         for (row, sums) in sums.iter_mut().enumerate() {
-            *sums = [0, 8, 16, 24].map(|column| _mm256_loadu_ps(acc.add(row * COLUMNS + column)));
+            *sums = std::array::from_fn(|eight| _mm256_loadu_ps(acc.add(row * COLUMNS + 8 * eight)));
         }
         for pair in 0..num_pairs {
-            for quarter in 0..4 {
-                let weights = _mm256_loadu_si256(panel.add(pair * COLUMNS + 8 * quarter).cast());
-                let highs = _mm256_castsi256_ps(_mm256_and_si256(weights, _mm256_set1_epi32(HIGH)));
-                let lows = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(weights));
+            let word = pair * COLUMNS;
+            for line in [word, word + 16] {
+                _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(fetch.word(line)).cast());
+            }
+            let x = |row: usize| halves(_mm256_set1_epi32(*block.add(pair * stride + row) as i32));
+            let weights = |eight: usize| halves(_mm256_loadu_si256(panel.add(word + 8 * eight).cast()));
+            if ROWS < 4 {
+                let x: [_; ROWS] = std::array::from_fn(x);
+                for eight in 0..EIGHTS {
+                    let weights = weights(eight);
+                    for (sums, x) in sums.iter_mut().zip(x) {
+                        sums[eight] = add_pairs(sums[eight], x, weights);
+                    }
+                }
+            } else {
+                let weights: [_; EIGHTS] = std::array::from_fn(weights);
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    let x = *block.add(pair * stride + row);
-                    sums[quarter] = _mm256_fmadd_ps(_mm256_set1_ps(high(x)), highs, sums[quarter]);
-                    sums[quarter] = _mm256_fmadd_ps(_mm256_set1_ps(low(x)), lows, sums[quarter]);
+                    let x = x(row);
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = add_pairs(*sum, x, weights);
+                    }
                 }
             }
         }
         for (row, sums) in sums.iter().enumerate() {
-            for (quarter, sum) in sums.iter().enumerate() {
-                _mm256_storeu_ps(acc.add(row * COLUMNS + 8 * quarter), *sum);
+            for (eight, sum) in sums.iter().enumerate() {
+                _mm256_storeu_ps(acc.add(row * COLUMNS + 8 * eight), *sum);
             }
         }
     }
