@@ -405,6 +405,18 @@ async fn serves() {
     assert_eq!(answer, together[0].0, "8 bits are enough for a sum");
     assert_ne!(fingerprint, together[0].1);
     assert!(together[0].0.contains("42"), "{together:?}");
+    // A stop string in the midst of steps under way, and the context's end, as on the CPU.
+    let mut stopped = question("What is 12 + 30?");
+    stopped["stop"] = json!("=");
+    let mut long = question("Tell me a story.");
+    (long["max_tokens"], long["ignore_eos"]) = (json!(null), json!(true));
+    for (body, reason) in [(stopped, "stop"), (long, "length")] {
+        let [ours, on_cpu] = [&server, &cpu].map(|server| server.ask("/v1/chat/completions", body.clone()));
+        let (ours, on_cpu) = futures::join!(ours, on_cpu);
+        assert_eq!(ours["choices"][0]["finish_reason"], reason, "{ours}");
+        assert_eq!(ours["usage"]["completion_tokens"], on_cpu["usage"]["completion_tokens"], "{ours} {on_cpu}");
+    }
+    wait_for_running(&server, 0.0).await;
     // A client that goes away frees its memory.
     let mut body = question("Tell me a story.");
     (body["stream"], body["max_tokens"], body["ignore_eos"]) = (json!(true), json!(200), json!(true));

@@ -16,6 +16,8 @@ mod pool;
 mod quantise;
 mod quantised_panel;
 mod route;
+#[cfg(test)]
+mod test_numbers;
 mod tiled_attention;
 mod tiles;
 

@@ -285,11 +285,11 @@ impl Scheduler {
             }
             plan.is_short = true;
             // The newest goes first, so the oldest always gets on and every sequence ends.
-            let is_planned = |i: &usize| self.running[*i].can_be_planned(self.config.max_model_len);
-            let newest = (index..self.running.len()).rev().find(is_planned).expect("this one can be planned");
+            let goes_on = |i: &usize| self.running[*i].can_be_planned(self.config.max_model_len);
+            let newest = (index..self.running.len()).rev().find(goes_on).expect("this one can be planned");
             if newest == index {
                 let awaits = self.running[index].num_awaited_tokens > 0;
-                if !awaits && (0..self.running.len()).all(|i| is_planned(&i)) {
+                if !awaits && (0..self.running.len()).all(|i| goes_on(&i)) {
                     self.preempt(plan, index);
                 }
                 return;

@@ -284,19 +284,23 @@ proptest! {
     }
 }
 
-#[test]
-fn a_second_request_starts_from_the_first_ones_blocks() {
-    let config = SchedulerConfig {
-        num_blocks: 32,
+/// Where nothing is left to chance.
+fn fixed(num_blocks: usize) -> SchedulerConfig {
+    SchedulerConfig {
+        num_blocks,
         block_size: 4,
         max_num_seqs: 4,
         max_num_batched_tokens: 64,
         max_model_len: 64,
         max_num_waiting: 20,
         prefix_caching: true,
-        eos_token_ids: vec![EOS],
-    };
-    let mut world = World::new(config, false, false);
+        eos_token_ids: vec![],
+    }
+}
+
+#[test]
+fn a_second_request_starts_from_the_first_ones_blocks() {
+    let mut world = World::new(SchedulerConfig { eos_token_ids: vec![EOS], ..fixed(32) }, false, false);
     let sampling = SamplingParams { max_tokens: 1, ..SamplingParams::default() };
     let prompt: Vec<u32> = (2..19).collect();
     for (salt, expected) in [(7, 0), (7, 16), (8, 0)] {
@@ -314,17 +318,7 @@ fn a_second_request_starts_from_the_first_ones_blocks() {
 
 #[test]
 fn the_next_step_is_planned_before_the_token_is_known() {
-    let config = SchedulerConfig {
-        num_blocks: 32,
-        block_size: 4,
-        max_num_seqs: 4,
-        max_num_batched_tokens: 64,
-        max_model_len: 64,
-        max_num_waiting: 20,
-        prefix_caching: true,
-        eos_token_ids: vec![],
-    };
-    let mut world = World::new(config, true, false);
+    let mut world = World::new(fixed(32), true, false);
     let sampling = SamplingParams { max_tokens: 3, ..SamplingParams::default() };
     world.submit((2..8).collect(), sampling, 0, 0);
     let mut plans = Vec::new();
@@ -349,16 +343,7 @@ fn no_token_is_thrown_away_for_want_of_patience() {
     let full_blocks = (6, [(9, 11), (12, 5)]);
     let newest_is_ending = (4, [(7, 8), (6, 2)]);
     for (num_blocks, requests) in [full_blocks, newest_is_ending] {
-        let config = SchedulerConfig {
-            num_blocks,
-            block_size: 4,
-            max_num_seqs: 4,
-            max_num_batched_tokens: 64,
-            max_model_len: 4 * num_blocks,
-            max_num_waiting: 20,
-            prefix_caching: false,
-            eos_token_ids: vec![],
-        };
+        let config = SchedulerConfig { prefix_caching: false, max_model_len: 4 * num_blocks, ..fixed(num_blocks) };
         let mut world = World::new(config, true, false);
         for (num_prompt, max_tokens) in requests {
             let sampling = SamplingParams { max_tokens, ..SamplingParams::default() };

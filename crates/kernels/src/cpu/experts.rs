@@ -115,6 +115,7 @@ widest! {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_numbers::Numbers;
     use super::*;
     use crate::{ComputePool, WeightForm};
 
@@ -122,14 +123,10 @@ mod tests {
     #[test]
     fn tokens_are_independent_of_batch_and_threads() {
         let (hidden, inner, num_experts, top_k) = (48, 40, 5, 2);
-        let mut state = 9_u32;
-        let mut numbers = |count: usize| -> Vec<bf16> {
-            let mut number = || {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                bf16::from_f32((state >> 8) as f32 / (1 << 24) as f32 - 0.5)
-            };
-            (0..count).map(|_| number()).collect()
-        };
+        let mut random = Numbers(9);
+        let half = bf16::from_f32(0.5);
+        let mut numbers =
+            |count: usize| -> Vec<bf16> { random.bf16s(count).iter().map(|value| *value * half).collect() };
         let num_tokens = 70;
         let (x, gate_up, down) = (
             numbers(num_tokens * hidden),

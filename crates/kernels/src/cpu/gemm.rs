@@ -135,16 +135,12 @@ fn write_panels<T: Element>(
 #[cfg(test)]
 mod tests {
     use super::super::arithmetic::Arithmetic;
+    use super::super::test_numbers::Numbers;
     use super::*;
     use crate::{ComputePool, WeightForm};
 
-    fn numbers(count: usize, seed: u32) -> Vec<bf16> {
-        let mut state = seed;
-        let mut number = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            bf16::from_f32((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        };
-        (0..count).map(|_| number()).collect()
+    fn numbers(count: usize, seed: u64) -> Vec<bf16> {
+        Numbers(seed).bf16s(count)
     }
 
     const BOTH: [Arithmetic; 2] = [Arithmetic::Vectors, Arithmetic::Tiles];

@@ -128,21 +128,18 @@ fn merge(parts: &[Partial], latent: usize, out: &mut [f32]) {
 mod tests {
     use std::ops::Range;
 
+    use super::super::test_numbers::Numbers;
     use super::*;
 
     /// Rows do not depend on each other, and tiles give what vectors give.
     #[test]
     fn rows_are_independent_however_products_are_made() {
         let (num_heads, latent, width, block_size, max_blocks) = (4, 40, 56, 16, 8);
-        let mut state = 11_u32;
-        let mut number = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        let cache: Vec<bf16> = (0..2 * max_blocks * block_size * width).map(|_| bf16::from_f32(number())).collect();
+        let mut numbers = Numbers(11);
+        let cache = numbers.bf16s(2 * max_blocks * block_size * width);
         let positions: Vec<u32> = (70..90).chain([0, 5, 100, 127]).collect();
         let sequences: Vec<u32> = positions.iter().map(|position| u32::from(!(70..90).contains(position))).collect();
-        let q: Vec<f32> = (0..positions.len() * num_heads * width).map(|_| number()).collect();
+        let q = numbers.f32s(positions.len() * num_heads * width);
         let tables: Vec<u32> = (0..2 * max_blocks as u32).rev().collect();
         let run = |arithmetic, rows: Range<usize>| {
             let pages = Pages { cache: &cache, tables: &tables, max_blocks, block_size };

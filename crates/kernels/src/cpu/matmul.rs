@@ -232,17 +232,12 @@ fn transpose(columns: &[f32], n: usize, m: usize) -> Vec<f32> {
 mod tests {
     use half::bf16;
 
+    use super::super::test_numbers::Numbers;
     use super::*;
     use crate::ComputePool;
 
-    fn numbers(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        (0..count)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect()
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        Numbers(seed).f32s(count)
     }
 
     #[test]

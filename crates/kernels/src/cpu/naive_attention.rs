@@ -91,24 +91,21 @@ impl Partial {
 #[cfg(test)]
 mod tests {
     use super::super::attention::naive_attention;
+    use super::super::test_numbers::Numbers;
     use super::*;
 
     /// Near the plain form in f32; rows do not depend on each other.
     #[test]
     fn agrees_with_the_plain_form() {
         let (num_heads, nope, rope, value) = (3, 24, 8, 40);
-        let mut state = 3_u32;
-        let mut number = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
+        let mut numbers = Numbers(3);
         // Keys before the queries, beside them, and behind the first ones; one run and several.
         for (num_rows, query_start, num_keys, key_start) in
             [(1, 0, 1, 0), (150, 0, 150, 0), (20, 130, 150, 0), (140, 60, 100, 64), (9, 4, 30, 8)]
         {
-            let mut bf16s = |count: usize| -> Vec<bf16> { (0..count).map(|_| bf16::from_f32(number())).collect() };
-            let (kv, k_rope) = (bf16s(num_keys * num_heads * (nope + value)), bf16s(num_keys * rope));
-            let q: Vec<f32> = bf16s(num_rows * num_heads * (nope + rope)).iter().map(|value| value.to_f32()).collect();
+            let (kv, k_rope) = (numbers.bf16s(num_keys * num_heads * (nope + value)), numbers.bf16s(num_keys * rope));
+            let q: Vec<f32> =
+                numbers.bf16s(num_rows * num_heads * (nope + rope)).iter().map(|value| value.to_f32()).collect();
             let keys = KeyValues { kv: &kv, k_rope: &k_rope, num_heads, nope, rope, value, start: key_start };
             let (expected, expected_lse) = naive_attention(&q, query_start, &keys, 0.3);
             for arithmetic in [Arithmetic::Vectors, Arithmetic::Tiles] {

@@ -211,19 +211,8 @@ mod tests {
 
     use super::super::panel::MAX_ROWS;
     use super::super::quantise::{MAX_QUADS, fill_quantised_panel, quantise_row};
+    use super::super::test_numbers::Numbers;
     use super::*;
-
-    struct Numbers(u64);
-
-    impl Numbers {
-        fn bf16s(&mut self, count: usize) -> Vec<bf16> {
-            let mut number = || {
-                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                bf16::from_f32((self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0)
-            };
-            (0..count).map(|_| number()).collect()
-        }
-    }
 
     struct Rows {
         quads: Vec<u32>,

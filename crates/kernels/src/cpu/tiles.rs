@@ -9,6 +9,8 @@
 
 use std::mem::MaybeUninit;
 
+use bytemuck::Zeroable;
+
 use super::matmul::widest;
 use super::panel::{COLUMNS, Fetch, high, low};
 use super::quantised_panel::{Bits, QuantisedBlock, SCALE_WORDS};
@@ -164,6 +166,20 @@ widest! {
     }
 }
 
+/// The outputs of an oracle, to be added to.
+///
+/// # Safety
+/// As for every [`Form`].
+#[expect(unsafe_code, reason = "has the pointers of the other forms")]
+unsafe fn zeroed<'a, T: Zeroable>(product: *mut T, block: Rows) -> &'a mut [T] {
+    let len = block.count * COLUMNS;
+    // SAFETY: the caller's promise; zeros are written before the slice is made.
+    unsafe {
+        product.write_bytes(0, len);
+        std::slice::from_raw_parts_mut(product, len)
+    }
+}
+
 /// What an oracle multiplies: each step's words of each row, and the panel's of that step.
 ///
 /// # Safety
@@ -190,13 +206,9 @@ unsafe fn steps<'a>(
 /// As for every [`Form`].
 #[expect(unsafe_code, reason = "has the signature of the other forms")]
 unsafe fn plain_bf16(block: Rows, panel: *const u32, num_steps: usize, _fetch: Fetch, product: *mut f32) {
-    // SAFETY: the caller's promise; zeros are written before the slice is made.
-    let product = unsafe {
-        product.write_bytes(0, block.count * COLUMNS);
-        std::slice::from_raw_parts_mut(product, block.count * COLUMNS)
-    };
     // SAFETY: the caller's promise.
-    for (rows, panel) in unsafe { steps(block, panel, num_steps) } {
+    let (product, steps) = unsafe { (zeroed(product, block), steps(block, panel, num_steps)) };
+    for (rows, panel) in steps {
         for (x, out) in rows.zip(product.chunks_exact_mut(COLUMNS)) {
             let (mut firsts, mut seconds) = ([0.0_f32; COLUMNS], [0.0_f32; COLUMNS]);
             for (x, weights) in x.iter().zip(panel.chunks_exact(COLUMNS)) {
@@ -218,13 +230,9 @@ unsafe fn plain_bf16(block: Rows, panel: *const u32, num_steps: usize, _fetch: F
 /// As for every [`Form`].
 #[expect(unsafe_code, reason = "has the signature of the other forms")]
 unsafe fn plain_int8(block: Rows, panel: *const u32, num_steps: usize, _fetch: Fetch, product: *mut i32) {
-    // SAFETY: the caller's promise; zeros are written before the slice is made.
-    let product = unsafe {
-        product.write_bytes(0, block.count * COLUMNS);
-        std::slice::from_raw_parts_mut(product, block.count * COLUMNS)
-    };
     // SAFETY: the caller's promise.
-    for (rows, panel) in unsafe { steps(block, panel, num_steps) } {
+    let (product, steps) = unsafe { (zeroed(product, block), steps(block, panel, num_steps)) };
+    for (rows, panel) in steps {
         for (x, out) in rows.zip(product.chunks_exact_mut(COLUMNS)) {
             for (x, weights) in x.iter().zip(panel.chunks_exact(COLUMNS)) {
                 for (out, weight) in out.iter_mut().zip(weights) {

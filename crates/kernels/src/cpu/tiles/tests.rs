@@ -3,6 +3,7 @@ use half::bf16;
 use super::super::arithmetic::Arithmetic;
 use super::super::packed::{PackedRows, WeightForm, blocks, fill_panel};
 use super::super::quantise::fill_quantised_panel;
+use super::super::test_numbers::Numbers;
 use super::*;
 
 /// The forms that can be tested here: on processors without tiles, their instructions are carried out by a handler.
@@ -17,18 +18,6 @@ fn forms() -> Vec<(&'static str, Forms)> {
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
     let amx = None;
     [("plain", PLAIN)].into_iter().chain(amx).collect()
-}
-
-struct Numbers(u64);
-
-impl Numbers {
-    fn bf16s(&mut self, count: usize) -> Vec<bf16> {
-        let mut number = || {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            bf16::from_f32((self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0)
-        };
-        (0..count).map(|_| number()).collect()
-    }
 }
 
 /// A block of rows of whole steps, as tiles want it.
