@@ -2,11 +2,12 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::server::{Server, chat, run, synth};
+use crate::server::{Server, binary, chat, run, synth};
 use crate::support::golden_dir;
 
 #[tokio::test]
@@ -232,4 +233,27 @@ fn files_that_do_not_belong_together() {
     let (code, _, error) = serve(&model);
     assert_eq!(code, Some(1));
     assert!(error.contains("model.safetensors.index.json") && error.contains("../small"), "{error}");
+}
+
+/// The two orders of additions can be compared, `system_fingerprint` tells them apart, and another word is refused.
+#[tokio::test]
+async fn the_order_of_additions_can_be_chosen() {
+    let serve = |choice: &str| {
+        let mut command = Command::new(binary());
+        command.args(["serve", "--port", "0", "--max-model-len", "256"]).env("MOESAIC_CPU_ARITHMETIC", choice);
+        command
+    };
+    let mut fingerprints = Vec::new();
+    for choice in ["tiles", "vectors"] {
+        let server = Server::start_command(&mut serve(choice));
+        let body = json!({"messages": [{"role": "user", "content": "What is 12 + 30?"}], "temperature": 0});
+        let answer = server.ask("/v1/chat/completions", body).await;
+        assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().contains("42"), "{answer}");
+        fingerprints.push(answer["system_fingerprint"].clone());
+    }
+    assert_ne!(fingerprints[0], fingerprints[1]);
+    let output = serve("tile").output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    let expected = "MOESAIC_CPU_ARITHMETIC is \"tile\": expected tiles or vectors";
+    assert!(!output.status.success() && log.contains(expected), "{log}");
 }

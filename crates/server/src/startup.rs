@@ -34,6 +34,10 @@ pub struct Loaded {
 /// When the checkpoint is missing, broken or does not fit, with the file and tensor named.
 pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loaded> {
     let config = &state.config;
+    let device_class = match config.device {
+        DeviceKind::Cpu => moesaic_model::arithmetic_name()?,
+        DeviceKind::Cuda(_) => "cuda",
+    };
     let checkpoint = open(config)?;
     let model_config = checkpoint.read_json("config.json")?.context("config.json is missing")?;
     let architecture = Architecture::from_config(&model_config)?;
@@ -68,10 +72,6 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
     let markers = tokenizer.as_deref().map(|tokenizer| Markers::new(dialect, tokenizer)).unwrap_or_default();
     let numerics_name = format!("{:?}", loading.numerics());
     let weights = loading.types_name();
-    let device_class = match config.device {
-        DeviceKind::Cpu => moesaic_model::arithmetic_name(),
-        DeviceKind::Cuda(_) => "cuda",
-    };
     let checkpoint_digest = checkpoint.digest()?;
     let parts =
         Parts { checkpoint: &checkpoint_digest, weights: &weights, numerics: &numerics_name, device: device_class };

@@ -9,11 +9,17 @@ use super::tiles;
 const CHOICE: &str = "MOESAIC_CPU_ARITHMETIC";
 
 /// The instructions that bf16 products are made of, for people and for fingerprints: `tiles` or `vectors`.
-pub fn arithmetic_name() -> &'static str {
-    match Arithmetic::best(WeightForm::Bf16) {
+///
+/// # Errors
+/// When the environment asks for something else.
+pub fn arithmetic_name() -> candle_core::Result<&'static str> {
+    if let Some(choice) = std::env::var_os(CHOICE).filter(|choice| choice != "tiles" && choice != "vectors") {
+        candle_core::bail!("{CHOICE} is {choice:?}: expected tiles or vectors");
+    }
+    Ok(match Arithmetic::best(WeightForm::Bf16) {
         Arithmetic::Vectors => "vectors",
         Arithmetic::Tiles => "tiles",
-    }
+    })
 }
 
 /// Instructions for products. Each has one order of additions; they give the same whole numbers, but not the same bits
