@@ -1,5 +1,5 @@
-//! Compiles the kernels as plain C++ together with the emulator into `libcuda.so`, and again with AddressSanitizer
-//! into `libcuda-asan.so`.
+//! Compiles the kernels as plain C++ together with the emulator, three times: into `libcuda.so`, with sanitizers into
+//! `libcuda-asan.so`, and with a call at every access (see `races.h`) into `libcuda-races.so`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,12 +21,41 @@ const FLAGS: &[&str] = &[
     "-fno-strict-aliasing",
     "-ffp-contract=off",
 ];
-const SANITIZED_FLAGS: &[&str] = &["-fsanitize=address", "-fno-omit-frame-pointer"];
+const SANITIZED_FLAGS: &[&str] =
+    &["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Variant {
+    Plain,
+    Sanitized,
+    Watched,
+}
+
+impl Variant {
+    const ALL: [Self; 3] = [Self::Plain, Self::Sanitized, Self::Watched];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "libcuda",
+            Self::Sanitized => "libcuda-asan",
+            Self::Watched => "libcuda-races",
+        }
+    }
+
+    fn flags(self, is_kernel: bool) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &[],
+            Self::Sanitized => SANITIZED_FLAGS,
+            Self::Watched if is_kernel => &["-fsanitize=thread"],
+            Self::Watched => &["-DWATCH_RACES"],
+        }
+    }
+}
 
 struct Unit {
     source: PathBuf,
     output: PathBuf,
-    is_sanitized: bool,
+    variant: Variant,
 }
 
 fn main() {
@@ -41,24 +70,25 @@ fn main() {
     fs::create_dir_all(&folder).expect("OUT_DIR is writable");
     let mut sources = files(Path::new(KERNELS), &["cu"]);
     sources.extend(files(Path::new(EMULATOR), &["cpp", "cu"]));
-    let units: Vec<Unit> = [false, true]
+    let units: Vec<Unit> = Variant::ALL
         .into_iter()
-        .flat_map(|is_sanitized| sources.iter().map(move |source| (source, is_sanitized)))
-        .map(|(source, is_sanitized)| Unit {
+        .flat_map(|variant| sources.iter().map(move |source| (source, variant)))
+        .map(|(source, variant)| Unit {
             source: source.clone(),
-            output: folder.join(object_name(source, is_sanitized)),
-            is_sanitized,
+            output: folder.join(object_name(source, variant)),
+            variant,
         })
         .collect();
     compile_all(&compiler, &units);
-    link(&compiler, &units, false, &out.join("libcuda.so"));
-    link(&compiler, &units, true, &out.join("libcuda-asan.so"));
+    for variant in Variant::ALL {
+        link(&compiler, &units, variant, &out);
+    }
 }
 
-fn object_name(source: &Path, is_sanitized: bool) -> String {
+fn object_name(source: &Path, variant: Variant) -> String {
     let folder = if source.starts_with(KERNELS) { "kernels" } else { "emulator" };
     let name = source.file_name().expect("a file").to_string_lossy();
-    format!("{folder}-{name}{}.o", if is_sanitized { ".asan" } else { "" })
+    format!("{folder}-{name}.{}.o", variant.name())
 }
 
 /// The folder's files with one of these extensions, sorted; none where there is no such folder.
@@ -98,10 +128,8 @@ fn compile_all(compiler: &str, units: &[Unit]) {
 
 fn compile(compiler: &str, unit: &Unit) {
     let mut command = Command::new(compiler);
-    command.args(FLAGS).args(["-I", EMULATOR, "-I", KERNELS]);
-    if unit.is_sanitized {
-        command.args(SANITIZED_FLAGS);
-    }
+    let is_kernel = unit.source.extension().is_some_and(|extension| extension == "cu");
+    command.args(FLAGS).args(unit.variant.flags(is_kernel)).args(["-I", EMULATOR, "-I", KERNELS]);
     // Under another name first: an interrupted build leaves no half object that looks new.
     let unfinished = unit.output.with_extension("unfinished");
     command.args(["-x", "c++", "-c", "-o"]).arg(&unfinished).arg(&unit.source);
@@ -110,13 +138,12 @@ fn compile(compiler: &str, unit: &Unit) {
 }
 
 /// `-Bsymbolic`: a kernel named like a function of the C library is still the kernel.
-fn link(compiler: &str, units: &[Unit], is_sanitized: bool, library: &Path) {
+fn link(compiler: &str, units: &[Unit], variant: Variant, folder: &Path) {
     let mut command = Command::new(compiler);
-    command.args(["-shared", "-Wl,-soname,libcuda.so", "-Wl,-Bsymbolic", "-pthread", "-o"]).arg(library);
-    if is_sanitized {
-        command.args(SANITIZED_FLAGS);
-    }
-    command.args(units.iter().filter(|unit| unit.is_sanitized == is_sanitized).map(|unit| &unit.output));
+    command.args(["-shared", "-Wl,-soname,libcuda.so", "-Wl,-Bsymbolic", "-pthread"]);
+    // The watched one has functions of its own where the thread sanitizer's library would be.
+    command.args(variant.flags(false)).arg("-o").arg(folder.join(format!("{}.so", variant.name())));
+    command.args(units.iter().filter(|unit| unit.variant == variant).map(|unit| &unit.output));
     run(command);
 }
 

@@ -79,7 +79,7 @@ pub fn run(args: &SynthArgs) -> Result<()> {
     let bar = ProgressBar::new(total).with_style(
         ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}").expect("a fixed template"),
     );
-    let mut writer = ShardWriter::new(&args.out, args.seed, tensors);
+    let writer = ShardWriter::new(&args.out, args.seed, tensors);
     writer.write_all(printable.as_deref(), |bytes| bar.inc(bytes))?;
     bar.finish();
     Ok(())

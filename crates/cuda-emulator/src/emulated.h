@@ -39,6 +39,8 @@ struct Warp {
     // Lanes take turns in steps of `stride` (odd, so the 32 lanes form one ring); it changes at every meeting.
     uint32_t stride;
     uint32_t meetings;
+    // How many of them were barriers, which order what the lanes read and write.
+    uint32_t barriers;
     // Which half of `values` and `votes` this meeting uses: a lane may deposit for the next meeting while others
     // still have to read this one's, but never for the one after.
     uint32_t parity;
@@ -61,6 +63,9 @@ struct Block {
     Index index, size, grid;
     char* shared;
     uint32_t shared_bytes;
+    // Of the OS thread's launches and of the blocks of all of them; of the launch's blocks; of the stretches between the
+    // block's barriers.
+    uint32_t launch, run, number, phase;
 };
 
 // The fiber that runs now. Initial-exec: one pointer of static TLS, and no call to find it.

@@ -9,12 +9,13 @@ use std::sync::OnceLock;
 
 use libloading::Library;
 
-/// Chooses the library that AddressSanitizer watches. The process must then have been started with the sanitizer's
-/// runtime preloaded.
-pub const ASAN_VARIABLE: &str = "MOESAIC_EMULATOR_ASAN";
+/// Chooses what is watched for: `addresses` (by AddressSanitizer, whose runtime must then have been preloaded when the
+/// process was started, and for undefined behaviour) or `races`. Without it, nothing is.
+pub const WATCH_VARIABLE: &str = "MOESAIC_EMULATOR_WATCH";
 
 const PLAIN: &str = concat!(env!("OUT_DIR"), "/libcuda.so");
 const SANITIZED: &str = concat!(env!("OUT_DIR"), "/libcuda-asan.so");
+const WATCHED: &str = concat!(env!("OUT_DIR"), "/libcuda-races.so");
 
 /// Where the libraries are, for processes of their own: with this folder in their `LD_LIBRARY_PATH` they find the driver.
 ///
@@ -29,11 +30,16 @@ pub fn folder() -> &'static Path {
 ///
 /// # Panics
 ///
-/// Where the library cannot be loaded.
+/// Where the library cannot be loaded, and where [`WATCH_VARIABLE`] has another value.
 pub fn install() {
     static LIBRARY: OnceLock<Library> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let path = if std::env::var_os(ASAN_VARIABLE).is_some() { SANITIZED } else { PLAIN };
+        let path = match std::env::var(WATCH_VARIABLE).as_deref() {
+            Err(_) => PLAIN,
+            Ok("addresses") => SANITIZED,
+            Ok("races") => WATCHED,
+            Ok(other) => panic!("{WATCH_VARIABLE}={other}: it is addresses or races"),
+        };
         load(path).unwrap_or_else(|error| panic!("cannot load the CUDA emulator: {error}"))
     });
 }

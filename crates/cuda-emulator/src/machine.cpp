@@ -25,10 +25,8 @@ struct Runner : Thread {
 };
 
 struct Machine : Block {
-    const Launch* launch = nullptr;
+    const Launch* task = nullptr;
     uint64_t seed = 0;
-    uint64_t launches = 0;
-    uint64_t phase = 0;
     uint32_t warp_count = 0;
     // Of this phase: how many warps had their turn, how many wait at the barrier, how many are through.
     uint32_t turn = 0, at_barrier = 0, through = 0;
@@ -115,7 +113,7 @@ void run_thread() {
     Machine& machine = machine_of(*current);
     arrived(machine.has_left_main ? nullptr : &machine.main);
     machine.has_left_main = true;
-    machine.launch->kernel->call(machine.launch->kernel->function, machine.launch->params);
+    machine.task->kernel->call(machine.task->kernel->function, machine.task->params);
     Warp& warp = *current->warp;
     if (!enter(warp, Meeting::end)) {
         const uint32_t lane = (current->lane + warp.stride) & 31;
@@ -131,11 +129,12 @@ void run_thread() {
     std::abort();  // Nothing switches to a fiber that is over.
 }
 
-void run_block(Machine& machine, uint64_t number) {
-    const Launch& launch = *machine.launch;
-    machine.index = {uint32_t(number % launch.grid.x), uint32_t(number / launch.grid.x % launch.grid.y),
-                     uint32_t(number / launch.grid.x / launch.grid.y)};
-    machine.seed = mix(machine.launches << 40 ^ number);
+void run_block(Machine& machine, uint32_t number) {
+    const Launch& launch = *machine.task;
+    machine.index = {number % launch.grid.x, number / launch.grid.x % launch.grid.y, number / launch.grid.x / launch.grid.y};
+    machine.number = number;
+    machine.run++;
+    machine.seed = mix(uint64_t(machine.launch) << 40 ^ number);
     machine.phase = 0;
     machine.through = 0;
     if (machine.shared_bytes != 0) std::memset(machine.shared, 0xff, machine.shared_bytes);
@@ -143,6 +142,7 @@ void run_block(Machine& machine, uint64_t number) {
         Warp& warp = machine.warps[i];
         warp.arrived = 0;
         warp.parity = 0;
+        warp.barriers = 0;
         warp.votes[0] = warp.votes[1] = 0;
         warp.meetings = uint32_t(machine.seed) + i;
         warp.stride = uint32_t(mix(warp.meetings)) | 1;
@@ -185,7 +185,7 @@ void fail(const char* format, ...) {
     std::fprintf(stderr, "moesaic CUDA emulator: ");
     if (current != nullptr) {
         const Machine& machine = machine_of(*current);
-        std::fprintf(stderr, "kernel %s, block (%u, %u, %u), thread %u: ", machine.launch->kernel->name, machine.index.x,
+        std::fprintf(stderr, "kernel %s, block (%u, %u, %u), thread %u: ", machine.task->kernel->name, machine.index.x,
                      machine.index.y, machine.index.z, current->index.x);
     }
     va_list arguments;
@@ -194,6 +194,12 @@ void fail(const char* format, ...) {
     va_end(arguments);
     std::fprintf(stderr, "\n");
     std::abort();
+}
+
+bool is_of_the_emulator(uintptr_t address) {
+    const Fiber& fiber = runner_of(*current).fiber;
+    const uintptr_t machine = reinterpret_cast<uintptr_t>(&machine_of(*current));
+    return address - machine < sizeof(Machine) || address - reinterpret_cast<uintptr_t>(fiber.bottom) < fiber.bytes;
 }
 
 CopyQueue& copies_of(Thread& thread) { return runner_of(thread).queue; }
@@ -223,6 +229,7 @@ void release(Warp& warp) {
 void meet_warp(Meeting meeting) {
     Warp& warp = *current->warp;
     if (enter(warp, meeting)) {
+        warp.barriers += meeting == Meeting::warp_barrier;
         release(warp);
     } else {
         wait_for_release(warp);
@@ -246,13 +253,13 @@ void run(const Launch& launch) {
     if (owner.machine == nullptr) owner.machine = new Machine;
     Machine& machine = *owner.machine;
     size_machine(machine, launch);
-    machine.launch = &launch;
+    machine.task = &launch;
     machine.grid = launch.grid;
     machine.size = {launch.threads, 1, 1};
     machine.warp_count = launch.threads / 32;
-    machine.launches++;
+    machine.launch++;
     const uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
-    const uint64_t chance = mix(~machine.launches);
+    const uint64_t chance = mix(~uint64_t(machine.launch));
     const uint64_t first = (chance >> 1) % blocks;
     for (uint64_t i = 0; i < blocks; i++) {
         run_block(machine, (first + ((chance & 1) != 0 ? blocks - i : i)) % blocks);

@@ -24,6 +24,9 @@ bool enter(Warp& warp, Meeting meeting);
 void wait_for_release(Warp& warp);
 void release(Warp& warp);
 
+// Whether the running kernel has this memory without knowing: its thread's stack and the emulator's own state.
+bool is_of_the_emulator(uintptr_t address);
+
 // A thread's copies under way, in the order in which it queued them.
 struct Copy {
     void* to;

@@ -107,3 +107,79 @@ KERNEL(self_test_misuse, 1024)(int kind) {
     }
 }
 EXPORT(self_test_misuse)
+
+// Two warps, two blocks. An access, and another that only the kinds from 100 on order.
+KERNEL(self_test_race, 64)(int* out, int kind) {
+    int* shared = reinterpret_cast<int*>(shared_memory());
+    char* bytes = shared_memory();
+    const int i = threadIdx.x, lane = i % WARP, other = i ^ 1;
+    switch (kind) {
+        case 0: // another warp's number
+            shared[i] = i;
+            __syncwarp();
+            out[blockIdx.x * 64 + i] = shared[i ^ WARP];
+            return;
+        case 1: // the lanes meet, but a shuffle orders nothing
+            shared[i] = i;
+            out[blockIdx.x * 64 + i] = shuffle_xor(i, 1) + shared[other];
+            return;
+        case 2: // two blocks
+            if (i == 0) out[0] = blockIdx.x;
+            return;
+        case 3: // a write too early for those that still read
+            if (i == 0) shared[0] = 1;
+            __syncthreads();
+            out[blockIdx.x * 64 + i] = shared[0];
+            if (i == 0) shared[0] = 2;
+            return;
+        case 4: // with an atomic
+            if (i == 0) shared[0] = 0;
+            __syncthreads();
+            atomicAdd(&shared[0], 1);
+            out[blockIdx.x * 64 + i] = shared[0];
+            return;
+        case 5: // a copy that its own thread has waited for
+            copy16_async(&bytes[i * 16], out, true);
+            commit_copies();
+            wait_copies<0>();
+            out[64 + blockIdx.x * 64 + i] = bytes[other * 16];
+            return;
+        case 6: // half of a word
+            shared[i] = 0;
+            __syncthreads();
+            reinterpret_cast<short*>(shared)[i] = 1;
+            if (i == 40) shared[20] = 2;
+            return;
+        case 7: // a row of a matrix
+            reinterpret_cast<bf16*>(shared)[i] = bf16{0};
+            __syncwarp();
+            uint32_t rows[4];
+            load_matrices(rows, &bytes[lane % 8 * 16]);
+            out[blockIdx.x * 64 + i] = rows[0];
+            return;
+        case 8: // one block reads what another writes
+            if (i < 2) out[2 + blockIdx.x * 64 + i] = out[2 + (blockIdx.x ^ 1) * 64 + i];
+            return;
+        case 100:
+            shared[i] = i;
+            __syncthreads();
+            out[blockIdx.x * 64 + i] = shared[i ^ WARP];
+            __syncthreads();
+            shared[other] = 1;
+            __syncwarp();
+            out[blockIdx.x * 64 + i] += shared[i];
+            return;
+        case 101: // neighbours in a word
+            bytes[i] = 1;
+            reinterpret_cast<short*>(out)[blockIdx.x * 64 + i] = 1;
+            return;
+        case 102:
+            atomicAdd(&out[0], 1);
+            atomicMax(&out[0], 3);
+            return;
+        case 103: // all read
+            out[64 + blockIdx.x * 64 + i] = out[0] + out[i];
+            return;
+    }
+}
+EXPORT(self_test_race)

@@ -7,6 +7,7 @@
 //   c[0], c[1]: row g, columns 2t, 2t+1            c[2], c[3]: row g + 8, the same columns
 // with the lower k (or column) in the lower half of a register.
 #include "machine.h"
+#include "races.h"
 
 #include <cstdlib>
 
@@ -136,6 +137,7 @@ void multiply(float* c, const uint32_t* a, const uint32_t* b) {
 
 void load_rows(uint32_t* out, const void* row, bool is_transposed) {
     check_shared16("a row of load_matrices", row);
+    watch(Access::read, row, 16);
     Warp& warp = *current->warp;
     warp.rows[current->lane] = row;
     warp.fragments[current->lane] = out;
@@ -156,6 +158,8 @@ void queue_copy(void* shared, const void* from, bool is_there) {
     // Where the mistake is, not where the copy is waited for.
     if (is_there) (void)*static_cast<const volatile __int128*>(from);
 #endif
+    if (is_there) watch(Access::read, from, 16);
+    watch(Access::write, shared, 16);
     std::memset(shared, 0xff, 16);
     CopyQueue& queue = copies_of(*current);
     if (queue.count == queue.capacity) {
@@ -173,6 +177,8 @@ void finish_copies(uint32_t pending) {
     for (; queue.done < queue.count; queue.done++) {
         const Copy& copy = queue.copies[queue.done];
         if (copy.group + pending >= queue.open_group) return;
+        if (copy.is_there) watch(Access::read, copy.from, 16);
+        watch(Access::write, copy.to, 16);
         if (copy.is_there) {
             std::memcpy(copy.to, copy.from, 16);
         } else {

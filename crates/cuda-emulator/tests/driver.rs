@@ -72,6 +72,10 @@ impl Drop for Device {
     }
 }
 
+fn watches(what: &str) -> bool {
+    std::env::var(moesaic_cuda_emulator::WATCH_VARIABLE).is_ok_and(|watched| watched == what)
+}
+
 fn allocate(bytes: usize) -> sys::CUdeviceptr {
     unsafe { result::malloc_sync(bytes) }.expect("an allocation")
 }
@@ -113,6 +117,9 @@ fn blocks_reduce_with_shuffles_and_a_barrier() {
     for _ in 0..20 {
         device.launch("self_test_sum", 7, 256, 8 * 4, &mut [argument(&to), argument(&from)]);
         assert_eq!(download::<f32>(to, 7), expected);
+    }
+    if watches("races") {
+        return; // It would be reported.
     }
     device.launch("self_test_sum_without_barrier", 7, 256, 8 * 4, &mut [argument(&to), argument(&from)]);
     assert!(download::<f32>(to, 7).iter().any(|sum| sum.is_nan()), "the missing barrier shows");
@@ -292,12 +299,26 @@ fn overrun() {
     }
 }
 
-/// What a child process with one of the tests above writes to stderr before it aborts.
-fn last_words(test: &str, kind: usize) -> String {
+#[test]
+fn race() {
+    let Ok(kind) = std::env::var(MISUSE) else { return };
+    let device = Device::new();
+    let (out, kind) = (allocate(1024), kind.parse::<i32>().expect("a kind"));
+    device.launch("self_test_race", 2, 64, 1024, &mut [argument(&out), argument(&kind)]);
+    // And again: what another launch did is over.
+    device.launch("self_test_race", 2, 64, 1024, &mut [argument(&out), argument(&kind)]);
+}
+
+fn child(test: &str, kind: usize) -> Command {
     let mut child = Command::new(std::env::current_exe().expect("this test's path"));
     child.args([test, "--exact", "--nocapture"]).env(MISUSE, kind.to_string());
+    child
+}
+
+/// What the child process writes to stderr before it aborts.
+fn last_words(mut child: Command) -> String {
     let output = child.output().expect("a child process");
-    assert!(!output.status.success(), "{test} {kind} did not abort");
+    assert!(!output.status.success(), "{child:?} did not abort");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -313,7 +334,7 @@ fn misuse_aborts() {
         "of the block's 1024 bytes",
     ];
     for (kind, message) in expected.into_iter().enumerate() {
-        let text = last_words("misuse", kind);
+        let text = last_words(child("misuse", kind));
         assert!(text.contains("kernel self_test_misuse, block (0, 0, 0), thread "), "kind {kind}: {text}");
         assert!(text.contains(message), "kind {kind}: {text}");
     }
@@ -321,7 +342,7 @@ fn misuse_aborts() {
 
 #[test]
 fn overruns_are_reported() {
-    if std::env::var_os(moesaic_cuda_emulator::ASAN_VARIABLE).is_none() {
+    if !watches("addresses") {
         return;
     }
     let expected = [
@@ -330,8 +351,41 @@ fn overruns_are_reported() {
         ("heap-use-after-free", "self_test_add"),
     ];
     for (kind, (report, kernel)) in expected.into_iter().enumerate() {
-        let text = last_words("overrun", kind);
+        let text = last_words(child("overrun", kind));
         assert!(text.contains(report) && text.contains(&format!("in {kernel}")), "kind {kind}: {text}");
+    }
+}
+
+#[test]
+fn races_are_reported() {
+    let run = |kind| {
+        let mut child = child("race", kind);
+        child.env(moesaic_cuda_emulator::WATCH_VARIABLE, "races").env_remove("LD_PRELOAD");
+        child
+    };
+    let shared = "of shared memory 0x";
+    let expected = [
+        ("reads", shared, "writes"),
+        ("reads", shared, "writes"),
+        ("writes", "byte 0x", "writes"),
+        ("writes", shared, "reads"),
+        ("", shared, "changes (atomically)"),
+        ("reads", shared, "writes"),
+        ("writes", shared, "writes"),
+        ("reads", shared, "writes"),
+        ("", "byte 0x", ""),
+    ];
+    for (kind, (one, place, other)) in expected.into_iter().enumerate() {
+        let text = last_words(run(kind));
+        let report = text.split_once("a race: it ").unwrap_or_else(|| panic!("kind {kind}: {text}")).1;
+        let (report, _) = report.split_once(", with nothing between").expect("the whole report");
+        let known =
+            [one, place, other].iter().all(|part| report.contains(part)) || (report.contains(one) && other.is_empty());
+        assert!(known, "kind {kind}: {report}");
+    }
+    for kind in 100..104 {
+        let output = run(kind).output().expect("a child process");
+        assert!(output.status.success(), "kind {kind}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

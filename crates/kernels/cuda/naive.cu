@@ -137,15 +137,16 @@ KERNEL(mla_naive, NAIVE_THREADS)(NaiveArgs args) {
     UNROLL
     for (int half = 0; half < 2; half++) {
         const int row = own_row + half * 8;
-        const int64_t index = int64_t(min(row, args.num_rows - 1)) * args.num_heads + head;
+        const bool is_there = row < args.num_rows;
+        const int64_t index = int64_t(row) * args.num_heads + head;
         // The share of this piece, and of those before.
-        const float before = args.is_first ? NEG_INF : args.log_sum_exps[index];
+        const float before = is_there && !args.is_first ? args.log_sum_exps[index] : NEG_INF;
         const float own = sum[half] > 0.0f ? max[half] + logf(sum[half]) : NEG_INF;
         const float highest = fmaxf(own, before); // finite from the first piece on: every row sees position 0
         const float own_weight = expf(own - highest), weight_before = expf(before - highest);
         const float total = own_weight + weight_before;
         __syncwarp(); // all have read what the first of the quad writes
-        if (row >= args.num_rows) continue;
+        if (!is_there) continue;
         if (t == 0) args.log_sum_exps[index] = highest + logf(total);
         UNROLL
         for (int i = 0; i < VALUE_PRODUCTS * 4; i++) {

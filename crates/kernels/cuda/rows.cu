@@ -74,6 +74,9 @@ KERNEL(rms_norm, ROW_THREADS)(const bf16* x, const bf16* weight, bf16* out, int 
 }
 EXPORT(rms_norm)
 
+// Of a row that is not to be kept.
+constexpr uint32_t NO_SLOT = 0xffffffff;
+
 struct RotateArgs {
     bf16* q;                   // (rows, heads, nope + rope); the rope parts are rotated in place
     bf16* q_latent;            // (rows, heads, latent + rope); gets the rotated parts behind the latent ones
@@ -82,7 +85,7 @@ struct RotateArgs {
     const float* cos;          // (positions, rope / 2)
     const float* sin;
     const uint32_t* positions; // (rows)
-    const uint32_t* slots;     // (rows)
+    const uint32_t* slots;     // (rows), or NO_SLOT
     void* cache;               // (slots, latent + rope), bf16, or entries in 8 bits
     int32_t num_heads;
     int32_t nope;
@@ -120,6 +123,7 @@ KERNEL(mla_rotate, ROW_THREADS)(RotateArgs args) {
         bf16* const behind = args.q_latent + head * width + args.latent;
         for (int j = 0; j < 2; j++) q[at[j]] = behind[at[j]] = out[j];
     }
+    if (args.slots[row] == NO_SLOT) return;
     const bf16* const from = args.latent_and_key + row * width;
     const Fp8Entry entry{args.latent, args.rope};
     char* const cached = static_cast<char*>(args.cache) + int64_t(args.slots[row]) * (args.is_fp8 ? entry.num_bytes() : width * 2);

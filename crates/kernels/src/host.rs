@@ -15,7 +15,7 @@ mod weight;
 
 pub use add::add;
 pub use attention::{AbsorbedRows, NaivePart, NaiveRows, merge_attention, mla_absorbed, mla_naive};
-pub use cache::{gather_cache_rows, lazy_zeros, write_cache_rows};
+pub use cache::{NO_SLOT, gather_cache_rows, lazy_zeros, write_cache_rows};
 pub use linear::{batched_linear_f32, linear, linear_f32};
 pub use moe::{gated_mlp, moe_experts};
 pub use norm::rms_norm;

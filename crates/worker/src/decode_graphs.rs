@@ -10,6 +10,7 @@ use candle_core::{DType, Error};
 use moesaic_kernels::Tensor;
 use moesaic_kernels::cuda::{DeviceTensor, Gpu, Graph, Staging};
 use moesaic_model::ModelError;
+use tracing::warn;
 
 use crate::{InputBatch, ModelRunner};
 
@@ -65,8 +66,12 @@ impl DecodeGraphs {
         // The block behind those of the scheduler.
         batch.pad(key.0, key.1, runner.config().num_blocks as u32);
         let Self { gpu, staging, graphs, .. } = self;
-        // Without memory for a recording, steps of this size are computed as others are.
-        let recorded = graphs.entry(key).or_insert_with(|| record(gpu, staging, runner, &batch).ok());
+        // What cannot be recorded is computed as other steps are.
+        let recorded = graphs.entry(key).or_insert_with(|| {
+            let refused =
+                |error: &_| warn!(rows = key.0, %error, "steps of this size are not recorded, which makes them slower");
+            record(gpu, staging, runner, &batch).inspect_err(refused).ok()
+        });
         let Some(recorded) = recorded else {
             let logits = runner.logits(&runner.forward_batch(&batch)?)?;
             return Ok(logits.device()?.rows(0, num_rows)?);

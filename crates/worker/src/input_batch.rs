@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Error, Result, bail};
 use moesaic_kernels::Tensor;
 use moesaic_kernels::cuda::{ChosenTokens, DeviceTensor, Gpu, Staging};
+use moesaic_kernels::host::NO_SLOT;
 use moesaic_model::{AttentionMetadata, ModelInput, NaiveSequence};
 
 /// One sequence's share of a batch.
@@ -127,7 +128,8 @@ impl InputBatch {
         self.max_blocks
     }
 
-    /// Makes a decode step one of so many rows and blocks: rows that compute nothing of interest, in a block of their own.
+    /// Makes a decode step one of so many rows and blocks: rows that compute nothing of interest, all of them the first
+    /// token in a block of their own, which the first of them writes.
     pub fn pad(&mut self, num_rows: usize, max_blocks: usize, block: u32) {
         let tables = std::mem::take(&mut self.block_tables);
         for table in tables.chunks_exact(self.max_blocks) {
@@ -135,10 +137,11 @@ impl InputBatch {
             self.block_tables.resize(self.block_tables.len() + max_blocks - self.max_blocks, 0);
         }
         self.max_blocks = max_blocks;
-        for row in self.num_rows() as u32..num_rows as u32 {
+        let first = self.num_rows() as u32;
+        for row in first..num_rows as u32 {
             self.token_ids.push(0);
             self.positions.push(0);
-            self.slots.push(block * self.block_size as u32);
+            self.slots.push(if row == first { block * self.block_size as u32 } else { NO_SLOT });
             self.logit_rows.push(row);
             self.row_sequences.push(row);
             self.block_tables.push(block);

@@ -1,8 +1,11 @@
-//! Writes tensors as safetensors shards, a piece at a time, so that memory stays small.
+//! Writes tensors as safetensors shards, a piece at a time, so that memory stays small; several shards at once.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 
 use anyhow::{Context, Result};
 use half::bf16;
@@ -26,19 +29,39 @@ impl ShardWriter {
     }
 
     /// `printable`: for each token id whether it is text; `progress` is told of written bytes.
-    pub fn write_all(&mut self, printable: Option<&[bool]>, mut progress: impl FnMut(u64)) -> Result<()> {
+    pub fn write_all(&self, printable: Option<&[bool]>, progress: impl FnMut(u64)) -> Result<()> {
         let shards = self.shards();
-        let mut weight_map = Map::new();
-        for (index, tensors) in shards.iter().enumerate() {
-            let name = match shards.len() {
-                1 => "model.safetensors".to_owned(),
-                count => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
-            };
-            self.write_shard(&name, tensors, printable, &mut progress)
-                .with_context(|| format!("cannot write {name}"))?;
-            weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), Value::from(name.clone()))));
-        }
+        let name = |index: usize| match shards.len() {
+            1 => "model.safetensors".to_owned(),
+            count => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+        };
+        let next = AtomicUsize::new(0);
+        let write_shards = |written: mpsc::Sender<u64>| {
+            while let Some((index, tensors)) = shards.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
+                self.write_shard(&name(index), tensors, printable, &written)
+                    .with_context(|| format!("cannot write {}", name(index)))?;
+            }
+            anyhow::Ok(())
+        };
+        let num_threads = thread::available_parallelism().map_or(1, usize::from).min(shards.len());
+        thread::scope(|scope| {
+            let (sender, written) = mpsc::channel();
+            let writers: Vec<_> = (0..num_threads)
+                .map(|_| {
+                    let sender = sender.clone();
+                    scope.spawn(|| write_shards(sender))
+                })
+                .collect();
+            drop(sender);
+            written.iter().for_each(progress);
+            writers.into_iter().try_for_each(|writer| writer.join().expect("writers do not panic"))
+        })?;
         if shards.len() > 1 {
+            let places = shards.iter().enumerate();
+            let weight_map: Map<String, Value> = places
+                .flat_map(|(index, tensors)| tensors.iter().map(move |tensor| (tensor.name.clone(), index)))
+                .map(|(tensor, index)| (tensor, Value::from(name(index))))
+                .collect();
             let total: u64 = self.tensors.iter().map(TensorShape::num_bytes).sum();
             let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
             super::write_json(&self.folder.join("model.safetensors.index.json"), &index)?;
@@ -65,7 +88,7 @@ impl ShardWriter {
         name: &str,
         tensors: &[TensorShape],
         printable: Option<&[bool]>,
-        progress: &mut impl FnMut(u64),
+        written: &mpsc::Sender<u64>,
     ) -> Result<()> {
         let mut header = Map::new();
         let mut offset = 0;
@@ -85,7 +108,8 @@ impl ShardWriter {
         file.write_all(&header)?;
         for tensor in tensors {
             write_tensor(&mut file, tensor, self.seed, printable)?;
-            progress(tensor.num_bytes());
+            // Whoever counted may have gone.
+            let _ = written.send(tensor.num_bytes());
         }
         Ok(file.flush()?)
     }

@@ -226,6 +226,10 @@ pub(super) fn launch(
     shape: Shape,
     (num_tiles, num_groups): (usize, usize),
 ) -> Result<()> {
+    // 16 bytes are read at a time.
+    if !args.x.is_multiple_of(16) || args.x_stride % 8 != 0 || args.x_group_stride % 8 != 0 {
+        bail!("GPU: rows {} and {} elements apart: multiples of 8 are supported", args.x_stride, args.x_group_stride);
+    }
     let columns = if output == Output::Gated { shape.columns() / 2 } else { shape.columns() };
     let blocks = ((args.n as usize).div_ceil(columns), num_tiles, num_groups);
     let grid = Grid { blocks, threads: shape.threads(), shared_bytes: shape.shared_bytes() };

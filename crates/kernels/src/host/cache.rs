@@ -23,7 +23,11 @@ pub fn lazy_zeros(shape: (usize, usize), dtype: DType, device: &Device) -> Resul
     }
 }
 
-/// Writes `rows (tokens, width)` to the slots `slots (tokens)` of `cache (num_slots, width)`.
+/// The slot of a row that is not to be kept.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// Writes `rows (tokens, width)` to the slots `slots (tokens)`, where they are not [`NO_SLOT`], of
+/// `cache (num_slots, width)`.
 ///
 /// # Errors
 /// When the sizes or types do not fit or a slot is out of range.
@@ -69,7 +73,7 @@ impl InplaceOp3 for WriteRows {
 
 impl WriteRows {
     fn write<T: Copy>(&self, cache: &mut [T], rows: &[T], slots: &[u32]) -> Result<()> {
-        for (row, slot) in rows.chunks_exact(self.width).zip(slots) {
+        for (row, slot) in rows.chunks_exact(self.width).zip(slots).filter(|(_, slot)| **slot != NO_SLOT) {
             let start = *slot as usize * self.width;
             let Some(target) = cache.get_mut(start..start + self.width) else {
                 bail!("slot {slot} lies outside the cache")

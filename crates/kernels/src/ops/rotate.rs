@@ -30,7 +30,7 @@ pub struct MlaRotation<'a> {
     pub layout: RopeLayout,
     /// u32 `(rows)`.
     pub positions: &'a Tensor,
-    /// Cache slot of each row, u32 `(rows)`.
+    /// Cache slot of each row, u32 `(rows)`; [`host::NO_SLOT`] keeps nothing.
     pub slots: &'a Tensor,
 }
 

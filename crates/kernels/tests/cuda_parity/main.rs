@@ -14,7 +14,7 @@ use moesaic_kernels::ops::{
     self, AbsorbedRows, GatedWeights, GroupScore, MlaRotation, NaiveRows, RopeLayout, RouterConfig, Routing, Scoring,
     Weight,
 };
-use moesaic_kernels::{Device, Tensor, WeightForm};
+use moesaic_kernels::{Device, Tensor, WeightForm, host};
 use proptest::prelude::*;
 
 /// Relative L2 distance that bf16 results may have from f32 ones.
@@ -420,14 +420,16 @@ proptest! {
 
     /// Rotated queries in both forms, and the cache.
     #[test]
-    fn rotation(seed: u64, m in 1_usize..70, heads in 1_usize..20, nope in eights(40), half in 1_usize..20, interleaved: bool, is_fp8: bool) {
+    fn rotation(seed: u64, m in 1_usize..70, heads in 1_usize..20, nope in eights(40), quarter in 1_usize..6, interleaved: bool, is_fp8: bool) {
         let mut numbers = Numbers(seed);
-        let (latent, rope) = (if m % 2 == 0 { 48 } else { 272 }, 2 * half);
+        let (latent, rope) = (if m % 2 == 0 { 48 } else { 272 }, 8 * quarter);
+        let half = rope / 2;
         let (q, entries) = (numbers.tensor(&[m, heads, nope + rope]), numbers.tensor(&[m, latent + rope]));
         let (cos, sin, norm) = (numbers.tensor(&[30, half]), numbers.tensor(&[30, half]), numbers.tensor(&[latent]));
         let key_up = numbers.tensor(&[heads, latent, nope]);
         let positions: Vec<u32> = (0..m).map(|_| numbers.below(30) as u32).collect();
-        let slots: Vec<u32> = (0..m as u32).rev().map(|slot| 2 * slot + 1).collect();
+        let mut slots: Vec<u32> = (0..m as u32).rev().map(|slot| 2 * slot + 1).collect();
+        slots[m / 2] = host::NO_SLOT;
         let run = |device: &Device| {
             let keep = |tensor: &Host, dtype: DType| match device {
                 Device::Cpu => Tensor::from(tensor.clone()),
@@ -463,8 +465,11 @@ proptest! {
             let entries = bytes(&ours.0);
             let entries = entries.chunks_exact(ops::fp8_entry_bytes(latent, rope));
             let written: Vec<f32> = entries.flat_map(|entry| fp8_values(entry, latent, rope)).collect();
+            let is_next = |(a, b): (&f32, &f32)| (a - b).abs() <= 0.13 * a.abs().max(b.abs()) + 1e-4;
+            prop_assert!(written.iter().zip(&expected).all(is_next), "{:?} for {:?}", written, expected);
+            // Of a short cache, a few may be a large part.
             let distance = distance(&written, &expected);
-            prop_assert!(distance < 2e-2, "relative L2 distance {}", distance);
+            prop_assert!(distance < 4e-2, "relative L2 distance {}", distance);
         } else {
             assert_close(&ours.0, &oracle.0);
         }
