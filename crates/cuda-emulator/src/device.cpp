@@ -18,6 +18,10 @@ std::atomic<bool> is_initialized{false};
 EmulatedContext primary;
 thread_local CUcontext context = nullptr;
 
+constexpr int MAX_SHARED_MEMORY_PER_MULTIPROCESSOR = 81;
+constexpr int MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97;
+constexpr int RESERVED_SHARED_MEMORY = 1024;
+
 struct Attribute {
     int attribute, value;
 };
@@ -47,13 +51,10 @@ constexpr Attribute ATTRIBUTES[] = {
     {41, 1},          // UNIFIED_ADDRESSING
     {75, 9},          // COMPUTE_CAPABILITY_MAJOR
     {76, 0},          // COMPUTE_CAPABILITY_MINOR
-    {81, 233472},     // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
     {82, 65536},      // MAX_REGISTERS_PER_MULTIPROCESSOR
     {106, 32},        // MAX_BLOCKS_PER_MULTIPROCESSOR
-    {111, 1024},      // RESERVED_SHARED_MEMORY_PER_BLOCK
+    {111, RESERVED_SHARED_MEMORY}, // RESERVED_SHARED_MEMORY_PER_BLOCK
 };
-
-constexpr int MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97;
 
 CUresult check_device(CUdevice device) {
     if (!is_initialized) return CUDA_ERROR_NOT_INITIALIZED;
@@ -143,7 +144,9 @@ API CUresult cuDeviceTotalMem_v2(size_t* bytes, CUdevice device) {
 
 API CUresult cuDeviceGetAttribute(int* value, int attribute, CUdevice device) {
     CHECK(check_device(device));
-    *value = attribute == MAX_SHARED_MEMORY_PER_BLOCK_OPTIN ? emulated::shared_memory_limit() : 0;
+    *value = 0;
+    if (attribute == MAX_SHARED_MEMORY_PER_BLOCK_OPTIN) *value = emulated::shared_memory_limit();
+    if (attribute == MAX_SHARED_MEMORY_PER_MULTIPROCESSOR) *value = emulated::shared_memory_limit() + RESERVED_SHARED_MEMORY;
     for (const Attribute& known : ATTRIBUTES) {
         if (known.attribute == attribute) *value = known.value;
     }

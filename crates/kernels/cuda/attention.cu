@@ -310,16 +310,19 @@ template <int MT, int STAGES, bool FP8> DEVICE void attend(const AttentionArgs& 
     }
 }
 
-#define ATTEND(heads, mt, stages)                                                                                      \
-    KERNEL(mla_attend##heads##_##stages, ATTENTION_THREADS)(AttentionArgs args) { attend<mt, stages, false>(args); }   \
-    EXPORT(mla_attend##heads##_##stages)                                                                               \
-    KERNEL(mla_attend##heads##_##stages##_fp8, ATTENTION_THREADS)(AttentionArgs args) { attend<mt, stages, true>(args); } \
-    EXPORT(mla_attend##heads##_##stages##_fp8)
+#define ATTEND_IN(heads, mt, stages, blocks, suffix, is_fp8)                                                     \
+    KERNEL_OF_BLOCKS(mla_attend##heads##_##stages##suffix, ATTENTION_THREADS, blocks)(AttentionArgs args) {       \
+        attend<mt, stages, is_fp8>(args);                                                                         \
+    }                                                                                                             \
+    EXPORT(mla_attend##heads##_##stages##suffix)
+#define ATTEND(heads, mt, stages, blocks)             \
+    ATTEND_IN(heads, mt, stages, blocks, , false)     \
+    ATTEND_IN(heads, mt, stages, blocks, _fp8, true)
 
-ATTEND(16, 1, 3)
-ATTEND(16, 1, 2)
-ATTEND(32, 2, 2)
-ATTEND(64, 4, 2)
+ATTEND(16, 1, 3, 1)
+ATTEND(16, 1, 2, 2)
+ATTEND(32, 2, 2, 1)
+ATTEND(64, 4, 2, 1)
 
 // blockIdx: head, row.
 KERNEL(merge_splits, ATTENTION_THREADS)(AttentionArgs args) {

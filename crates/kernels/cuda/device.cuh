@@ -11,18 +11,20 @@
 #include <cuda_runtime.h>
 #define DEVICE __device__ __forceinline__
 #define DEVICE_MEMBER __device__ __forceinline__
-// At most `threads` per block; registers are allotted accordingly.
-#define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads, 1) name
+// At most `threads` per block, so many blocks at once on a multiprocessor; registers are allotted accordingly.
+#define KERNEL_OF_BLOCKS(name, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) name
 #define EXPORT(name)
 #define UNROLL _Pragma("unroll")
 #else
 #include "emulated.h"
 #define DEVICE static inline
 #define DEVICE_MEMBER inline
-#define KERNEL(name, threads) extern "C" void name
+#define KERNEL_OF_BLOCKS(name, threads, blocks) extern "C" void name
 #define EXPORT(name) static const emulated::Registration register_##name(#name, &name);
 #define UNROLL
 #endif
+
+#define KERNEL(name, threads) KERNEL_OF_BLOCKS(name, threads, 1)
 
 constexpr int WARP = 32;
 constexpr float NEG_INF = -__builtin_huge_valf();

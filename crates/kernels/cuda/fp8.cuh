@@ -9,9 +9,27 @@ struct fp8 {
 
 constexpr float FP8_MAX = 448.0f;
 
-// The bits of an e4m3 are those of an f32 at another exponent, subnormal numbers included. (Its NaN is read as 480.)
+// The bits of an e4m3 are those of an f32 at another exponent, subnormal numbers included. (Its NaN, which we never write,
+// is read as 480.)
 DEVICE float e4m3_to_float(uint32_t bits) {
     return bits_to_float((bits & 0x80) << 24 | (bits & 0x7f) << 20) * 0x1p120f;
+}
+
+// Two e4m3 in the lower half of `bits`, times a scale, as bf16.
+DEVICE uint32_t widen_pair(uint32_t bits, float scale) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    // The same numbers (but NaN), in a third of the instructions.
+    float low, high;
+    asm("{\n\t.reg .b32 pair;\n\t.reg .f16 first, second;\n\t"
+        "cvt.rn.f16x2.e4m3x2 pair, %2;\n\t"
+        "mov.b32 {first, second}, pair;\n\t"
+        "cvt.f32.f16 %0, first;\n\tcvt.f32.f16 %1, second;\n\t}"
+        : "=f"(low), "=f"(high)
+        : "h"(uint16_t(bits)));
+    return pack_bf16(low * scale, high * scale);
+#else
+    return pack_bf16(e4m3_to_float(bits & 0xff) * scale, e4m3_to_float(bits >> 8 & 0xff) * scale);
+#endif
 }
 
 // To the nearest, ties to even; what is too large becomes the largest.
@@ -29,10 +47,7 @@ DEVICE void widen16(bf16* to, Vec4 from, float scale) {
     const uint32_t words[4] = {from.x, from.y, from.z, from.w};
     uint32_t out[8];
     UNROLL
-    for (int pair = 0; pair < 8; pair++) {
-        const uint32_t bits = words[pair / 2] >> (pair % 2 * 16);
-        out[pair] = pack_bf16(e4m3_to_float(bits & 0xff) * scale, e4m3_to_float(bits >> 8 & 0xff) * scale);
-    }
+    for (int pair = 0; pair < 8; pair++) out[pair] = widen_pair(words[pair / 2] >> (pair % 2 * 16), scale);
     store16(to, Vec4{out[0], out[1], out[2], out[3]});
     store16(to + 8, Vec4{out[4], out[5], out[6], out[7]});
 }

@@ -36,7 +36,7 @@ struct GemmArgs {
     int32_t n; // columns of out
     int32_t k; // a multiple of 8
     int32_t block_rows;
-    int32_t block_columns; // a multiple of 8
+    int32_t block_columns; // a power of two from 8 on
     int32_t slots;         // row i of out_rows goes to row i / slots * out_slots + i % slots of out
     int32_t out_slots;
     int32_t unused;
@@ -44,6 +44,32 @@ struct GemmArgs {
 
 constexpr int STEP = 32;
 constexpr int SLICES = 8;
+
+// A row of weights, with the scales of its elements.
+template <class W> struct WeightRow {
+    const W* values;
+    const float* scales;
+
+    // 8 elements from k on as they lie in memory, and their scale.
+    struct Raw {
+        Vec4 bits;
+        float scale;
+    };
+
+    DEVICE_MEMBER Raw load(const GemmArgs& args, int k) const {
+        if constexpr (sizeof(W) == 2) return Raw{load16_once(values + k), 0.0f};
+        const Vec2 pair = load8(values + k);
+        return Raw{Vec4{pair.x, pair.y, 0, 0}, scales[k >> (31 - __clz(args.block_columns))]};
+    }
+
+    // The same as bf16.
+    static DEVICE_MEMBER Vec4 widened(const Raw& raw) {
+        if constexpr (sizeof(W) == 2) return raw.bits;
+        const uint32_t x = raw.bits.x, y = raw.bits.y;
+        return Vec4{widen_pair(x, raw.scale), widen_pair(x >> 16, raw.scale), widen_pair(y, raw.scale),
+                    widen_pair(y >> 16, raw.scale)};
+    }
+};
 
 // The weights of a group: of each part (plain; or gate, then up) n rows.
 template <class W> struct GroupWeights {
@@ -62,28 +88,17 @@ template <class W> struct GroupWeights {
 
     DEVICE_MEMBER const W* at(int part, int row, int k) const { return rows + (int64_t(part) * args.n + row) * args.k + k; }
 
-    // 8 elements from k on, as they lie in memory.
-    DEVICE_MEMBER Vec4 load(int part, int row, int k) const {
-        if constexpr (sizeof(W) == 2) return load16_once(at(part, row, k));
-        const Vec2 pair = load8(at(part, row, k));
-        return Vec4{pair.x, pair.y, 0, 0};
-    }
-
-    // The same as bf16.
-    DEVICE_MEMBER Vec4 widened(Vec4 raw, int part, int row, int k) const {
-        if constexpr (sizeof(W) == 2) return raw;
-        const int block = part * scale_rows() + row / args.block_rows;
-        const float scale = scales[block * scale_columns() + k / args.block_columns];
-        const uint32_t words[2] = {raw.x, raw.y};
-        uint32_t out[4];
-        UNROLL
-        for (int pair = 0; pair < 4; pair++) {
-            const uint32_t bits = words[pair / 2] >> (pair % 2 * 16);
-            out[pair] = pack_bf16(e4m3_to_float(bits & 0xff) * scale, e4m3_to_float(bits >> 8 & 0xff) * scale);
-        }
-        return Vec4{out[0], out[1], out[2], out[3]};
+    // The last row, where there is no such one: what is computed with it nobody reads.
+    DEVICE_MEMBER WeightRow<W> row(int part, int row) const {
+        const int there = min(row, args.n - 1);
+        if constexpr (sizeof(W) == 2) return {at(part, there, 0), nullptr};
+        return {at(part, there, 0), scales + (part * scale_rows() + there / args.block_rows) * scale_columns()};
     }
 };
+
+DEVICE Vec4 only_if(bool is_there, const Vec4& value) {
+    return Vec4{is_there ? value.x : 0, is_there ? value.y : 0, is_there ? value.z : 0, is_there ? value.w : 0};
+}
 
 // One step of 32 inner elements: `x0`, `x1` of rows g and g + 8, `w` of column g.
 DEVICE void multiply_step(float (&c)[4], const Vec4& x0, const Vec4& x1, const Vec4& w) {
@@ -110,12 +125,19 @@ template <class OUT> struct OutRow {
     float weight;
 
     DEVICE_MEMBER OutRow(const GemmArgs& args, const Tile& tile, int row) {
-        const int64_t index = args.out_rows ? args.out_rows[tile.first + row] : tile.first + row;
-        const int64_t place = args.out_rows ? index / args.slots * args.out_slots + index % args.slots : index;
+        const int index = args.out_rows ? args.out_rows[tile.first + row] : tile.first + row;
+        const int64_t place = args.out_rows ? int64_t(index / args.slots) * args.out_slots + index % args.slots : index;
         values = static_cast<OUT*>(args.out) + tile.group * args.out_group_stride + place * args.out_stride;
         weight = args.row_weights ? args.row_weights[index] : 1.0f;
     }
 };
+
+DEVICE void store_pair(bf16* to, const bf16 (&pair)[2]) {
+    *reinterpret_cast<uint32_t*>(to) = pair[0].bits | uint32_t(pair[1].bits) << 16;
+}
+DEVICE void store_pair(float* to, const float (&pair)[2]) {
+    *reinterpret_cast<Vec2*>(to) = Vec2{float_to_bits(pair[0]), float_to_bits(pair[1])};
+}
 
 struct Slices {
     int num_steps;
@@ -130,8 +152,31 @@ struct Slices {
 
 constexpr int THIN_THREADS = SLICES * WARP;
 constexpr int THIN_COLUMNS = 16;
+constexpr int LOADS_AHEAD = 4; // steps
 
 constexpr int thin_shared_bytes(int mt) { return SLICES * 16 * mt * THIN_COLUMNS * 4; }
+
+// Adds `COUNT` steps; all loads of weights come first, so that many are under way.
+template <int COUNT, int MT, class W>
+DEVICE void thin_steps(const GemmArgs& args, const WeightRow<W> (&rows)[2], const bf16* const (&x)[MT][2], int step,
+                       float (&acc)[MT][2][4]) {
+    const int quad_k = step * STEP + threadIdx.x % 4 * 8;
+    typename WeightRow<W>::Raw raw[COUNT][2];
+    UNROLL
+    for (int i = 0; i < COUNT * 2; i++) raw[i / 2][i % 2] = rows[i % 2].load(args, min(quad_k + i / 2 * STEP, args.k - 8));
+    UNROLL
+    for (int i = 0; i < COUNT; i++) {
+        const int k = quad_k + i * STEP, there = min(k, args.k - 8);
+        const bool inside = k < args.k;
+        const Vec4 w[2] = {only_if(inside, WeightRow<W>::widened(raw[i][0])), only_if(inside, WeightRow<W>::widened(raw[i][1]))};
+        UNROLL
+        for (int j = 0; j < MT; j++) {
+            const Vec4 x0 = only_if(inside, load16(x[j][0] + there)), x1 = only_if(inside, load16(x[j][1] + there));
+            multiply_step(acc[j][0], x0, x1, w[0]);
+            multiply_step(acc[j][1], x0, x1, w[1]);
+        }
+    }
+}
 
 template <int MT, bool GATED, class OUT, class W> DEVICE void thin(const GemmArgs& args) {
     const Tile tile = tile_of(args, 16 * MT);
@@ -139,39 +184,19 @@ template <int MT, bool GATED, class OUT, class W> DEVICE void thin(const GemmArg
     const int slice = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     const int first_column = blockIdx.x * (GATED ? 8 : 16);
 
+    // Of rows and columns that are not there, others are read: their results go nowhere.
     const bf16* x[MT][2];
     UNROLL
-    for (int half = 0; half < 2 * MT; half++) {
-        const int row = half * 8 + g;
-        x[half / 2][half % 2] = row < tile.count ? x_row(args, tile, row) : nullptr;
-    }
-    const int columns[2] = {first_column + g, first_column + (GATED ? 0 : 8) + g};
+    for (int half = 0; half < 2 * MT; half++) x[half / 2][half % 2] = x_row(args, tile, min(half * 8 + g, tile.count - 1));
     const GroupWeights<W> weights(args, tile.group, GATED ? 2 : 1);
+    const WeightRow<W> rows[2] = {weights.row(0, first_column + g), weights.row(GATED, first_column + (GATED ? 0 : 8) + g)};
 
     float acc[MT][2][4] = {};
     const Slices slices(args.k);
     const int end = slices.begin(slice + 1);
-#ifdef __CUDACC__
-#pragma unroll 4
-#endif
-    for (int step = slices.begin(slice); step < end; step++) {
-        const int k = step * STEP + t * 8;
-        const bool inside = k < args.k;
-        Vec4 w[2];
-        UNROLL
-        for (int j = 0; j < 2; j++) {
-            const bool is_there = inside && columns[j] < args.n;
-            const int part = GATED ? j : 0;
-            w[j] = is_there ? weights.widened(weights.load(part, columns[j], k), part, columns[j], k) : Vec4{0, 0, 0, 0};
-        }
-        UNROLL
-        for (int i = 0; i < MT; i++) {
-            const Vec4 x0 = inside && x[i][0] ? load16(x[i][0] + k) : Vec4{0, 0, 0, 0};
-            const Vec4 x1 = inside && x[i][1] ? load16(x[i][1] + k) : Vec4{0, 0, 0, 0};
-            multiply_step(acc[i][0], x0, x1, w[0]);
-            multiply_step(acc[i][1], x0, x1, w[1]);
-        }
-    }
+    int step = slices.begin(slice);
+    for (; step + LOADS_AHEAD <= end; step += LOADS_AHEAD) thin_steps<LOADS_AHEAD>(args, rows, x, step, acc);
+    for (; step < end; step++) thin_steps<1>(args, rows, x, step, acc);
 
     // (slices, rows, columns)
     float* sums = reinterpret_cast<float*>(shared_memory());
@@ -270,25 +295,24 @@ DEVICE void tiled(const GemmArgs& args) {
             }
         }
     };
-    Vec4 raw[S::W_PER_THREAD];
+    WeightRow<W> rows_of_w[S::W_PER_THREAD];
+    typename WeightRow<W>::Raw raw[S::W_PER_THREAD];
+    UNROLL
+    for (int i = 0; i < S::W_PER_THREAD && !DIRECT; i++) {
+        const TileColumn<S, GATED> place(first_column, (threadIdx.x + i * S::THREADS) / S::CHUNKS);
+        rows_of_w[i] = weights.row(place.part, place.column);
+    }
     auto load_weights = [&](int step) {
-        const int k = step * STEP + chunk * 8;
+        const int k = min(step * STEP + chunk * 8, args.k - 8);
         UNROLL
-        for (int i = 0; i < S::W_PER_THREAD; i++) {
-            const TileColumn<S, GATED> place(first_column, (threadIdx.x + i * S::THREADS) / S::CHUNKS);
-            const bool is_there = k < args.k && place.column < args.n;
-            raw[i] = is_there ? weights.load(place.part, place.column, k) : Vec4{0, 0, 0, 0};
-        }
+        for (int i = 0; i < S::W_PER_THREAD; i++) raw[i] = rows_of_w[i].load(args, k);
     };
     auto store_weights = [&](int step) {
-        const int k = step * STEP + chunk * 8;
+        const bool inside = step * STEP + chunk * 8 < args.k;
         bf16* const stage = shared + step % STAGES * S::STAGE_ELEMENTS + BM * STEP;
         UNROLL
         for (int i = 0; i < S::W_PER_THREAD; i++) {
-            const int index = threadIdx.x + i * S::THREADS;
-            const TileColumn<S, GATED> place(first_column, index / S::CHUNKS);
-            const bool is_there = k < args.k && place.column < args.n;
-            store16(stage + index * 8, is_there ? weights.widened(raw[i], place.part, place.column, k) : Vec4{0, 0, 0, 0});
+            store16(stage + (threadIdx.x + i * S::THREADS) * 8, only_if(inside, WeightRow<W>::widened(raw[i])));
         }
     };
 
@@ -342,6 +366,8 @@ DEVICE void tiled(const GemmArgs& args) {
         }
     }
 
+    const uint64_t strides = args.out_stride | args.out_group_stride | args.n;
+    const bool in_pairs = strides % 2 == 0 && reinterpret_cast<uintptr_t>(args.out) % (2 * sizeof(OUT)) == 0;
     UNROLL
     for (int half = 0; half < 2 * S::MT; half++) {
         const int row = warp_m * S::MT * 16 + half * 8 + g, c = half % 2 * 2;
@@ -350,12 +376,19 @@ DEVICE void tiled(const GemmArgs& args) {
         UNROLL
         for (int j = 0; j < (GATED ? S::NT / 2 : S::NT); j++) {
             const int column = first_column + warp_n * (GATED ? S::WARP_COLUMNS / 2 : S::WARP_COLUMNS) + j * 8 + t * 2;
+            OUT results[2];
             UNROLL
             for (int i = 0; i < 2; i++) {
                 const float value = total[half / 2][j][c + i];
-                const float result =
-                    GATED ? silu(value) * total[half / 2][(j + S::NT / 2) % S::NT][c + i] : value * out.weight;
-                if (column + i < args.n) out.values[column + i] = narrow<OUT>(result);
+                results[i] = narrow<OUT>(GATED ? silu(value) * total[half / 2][(j + S::NT / 2) % S::NT][c + i] : value * out.weight);
+            }
+            if (in_pairs) {
+                if (column < args.n) store_pair(out.values + column, results);
+            } else {
+                UNROLL
+                for (int i = 0; i < 2; i++) {
+                    if (column + i < args.n) out.values[column + i] = results[i];
+                }
             }
         }
     }

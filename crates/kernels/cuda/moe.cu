@@ -3,29 +3,72 @@
 
 constexpr int GATE_THREADS = 256;
 constexpr int GATE_ROWS = 8;
-constexpr int GATE_EXPERTS = GATE_THREADS / WARP;
+constexpr int GATE_SLICES = GATE_THREADS / WARP;
+constexpr int GATE_STEP = WARP * 4;
 
-// logits (rows, experts) = x (rows, k) * weight (experts, k)T in f32: choices flip on small differences.
-// A warp takes an expert and up to GATE_ROWS rows.
-KERNEL(gate_logits, GATE_THREADS)(const bf16* x, const float* weight, float* logits, int num_rows, int num_experts, int k) {
-    const int expert = blockIdx.x * GATE_EXPERTS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int first = blockIdx.y * GATE_ROWS;
-    if (expert >= num_experts) return;
-    float sums[GATE_ROWS] = {};
-#ifdef __CUDACC__
-#pragma unroll 8
-#endif
-    for (int i = lane; i < k; i += WARP) {
-        const float w = weight[int64_t(expert) * k + i];
+struct GateArgs {
+    const bf16* x;       // (rows, k)
+    const float* weight; // (experts, k)
+    float* logits;       // (rows, experts)
+    int32_t num_rows;
+    int32_t num_experts;
+    int32_t k; // a multiple of 8
+    int32_t unused;
+};
+
+// A lane's part of the products of up to GATE_ROWS rows with an expert, over one of GATE_SLICES runs of the inner length.
+DEVICE void add_gate_slice(const GateArgs& args, int expert, int first_row, int slice, float (&sums)[GATE_ROWS]) {
+    const int steps = (args.k + GATE_STEP - 1) / GATE_STEP, per_slice = (steps + GATE_SLICES - 1) / GATE_SLICES;
+    const int end = min((slice + 1) * per_slice * GATE_STEP, args.k);
+    for (int k = slice * per_slice * GATE_STEP + threadIdx.x % WARP * 4; k < end; k += GATE_STEP) {
+        const Vec4 w = load16(args.weight + int64_t(expert) * args.k + k);
         UNROLL
         for (int row = 0; row < GATE_ROWS; row++) {
-            if (first + row < num_rows) sums[row] += w * widen(x[int64_t(first + row) * k + i]);
+            if (first_row + row >= args.num_rows) continue;
+            const Vec2 x = load8(args.x + int64_t(first_row + row) * args.k + k);
+            sums[row] += bits_to_float(x.x << 16) * bits_to_float(w.x);
+            sums[row] += bits_to_float(x.x & 0xffff0000) * bits_to_float(w.y);
+            sums[row] += bits_to_float(x.y << 16) * bits_to_float(w.z);
+            sums[row] += bits_to_float(x.y & 0xffff0000) * bits_to_float(w.w);
         }
+    }
+}
+
+// logits = x * weightT in f32: choices flip on small differences. A lane's slices are summed from zero and added in order,
+// then the lanes; so both forms have the same bits. Here a block takes an expert, a warp a slice: for few rows.
+KERNEL(gate_logits_thin, GATE_THREADS)(GateArgs args) {
+    const int expert = blockIdx.x, first_row = blockIdx.y * GATE_ROWS, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    float* const shared = reinterpret_cast<float*>(shared_memory()); // (slices, rows, lanes)
+    float sums[GATE_ROWS] = {};
+    add_gate_slice(args, expert, first_row, warp, sums);
+    UNROLL
+    for (int row = 0; row < GATE_ROWS; row++) shared[(warp * GATE_ROWS + row) * WARP + lane] = sums[row];
+    __syncthreads();
+    const int row = warp;
+    float total = 0.0f;
+    for (int slice = 0; slice < GATE_SLICES; slice++) total += shared[(slice * GATE_ROWS + row) * WARP + lane];
+    total = warp_sum(total);
+    if (lane == 0 && first_row + row < args.num_rows) args.logits[int64_t(first_row + row) * args.num_experts + expert] = total;
+}
+EXPORT(gate_logits_thin)
+
+// A warp takes an expert: for many rows.
+KERNEL(gate_logits, GATE_THREADS)(GateArgs args) {
+    const int expert = blockIdx.x * (GATE_THREADS / WARP) + threadIdx.x / WARP, first_row = blockIdx.y * GATE_ROWS;
+    if (expert >= args.num_experts) return;
+    float total[GATE_ROWS] = {};
+    for (int slice = 0; slice < GATE_SLICES; slice++) {
+        float sums[GATE_ROWS] = {};
+        add_gate_slice(args, expert, first_row, slice, sums);
+        UNROLL
+        for (int row = 0; row < GATE_ROWS; row++) total[row] += sums[row];
     }
     UNROLL
     for (int row = 0; row < GATE_ROWS; row++) {
-        const float sum = warp_sum(sums[row]);
-        if (lane == 0 && first + row < num_rows) logits[int64_t(first + row) * num_experts + expert] = sum;
+        const float sum = warp_sum(total[row]);
+        if (threadIdx.x % WARP == 0 && first_row + row < args.num_rows) {
+            args.logits[int64_t(first_row + row) * args.num_experts + expert] = sum;
+        }
     }
 }
 EXPORT(gate_logits)

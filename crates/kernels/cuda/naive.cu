@@ -35,11 +35,18 @@ DEVICE int padded(int width) { return (width + 15) / 16 * 16; }
 
 // Copies `count` rows of `width` elements; rows beyond `count` and columns beyond `width` become zeros.
 DEVICE void copy_rows(bf16* to, int pitch, const bf16* from, int64_t stride, int num_rows, int count, int width, int padded_width) {
-    const int chunks = padded_width / 8;
-    for (int i = threadIdx.x; i < num_rows * chunks; i += NAIVE_THREADS) {
-        const int row = i / chunks, column = i % chunks * 8;
+    const int chunks = padded_width / 8, rows_further = NAIVE_THREADS / chunks, chunks_further = NAIVE_THREADS % chunks;
+    for (int row = threadIdx.x / chunks, chunk = threadIdx.x % chunks; row < num_rows;) {
+        const int column = chunk * 8;
         const bool is_there = row < count && column < width;
         copy16_async(to + row * pitch + column, is_there ? from + row * stride + column : from, is_there);
+        // NAIVE_THREADS chunks further, without a division.
+        row += rows_further;
+        chunk += chunks_further;
+        if (chunk >= chunks) {
+            chunk -= chunks;
+            row++;
+        }
     }
 }
 
@@ -52,13 +59,15 @@ KERNEL(mla_naive, NAIVE_THREADS)(NaiveArgs args) {
     bf16* const keys = q + NAIVE_ROWS * pitch;
     bf16* const values = keys + NAIVE_KEYS * pitch;
 
+    // Keys that the last row of this block sees.
+    const int last_row = min(first_row + NAIVE_ROWS, args.num_rows) - 1;
+    const int num_seen = min(args.query_start + last_row + 1 - args.key_start, args.num_keys);
+    if (num_seen <= 0 && !args.is_first && !args.out) return; // what there is so far stays
+
     const int64_t q_stride = int64_t(args.num_heads) * width, kv_stride = int64_t(args.num_heads) * kv_width;
     copy_rows(q, pitch, args.q + first_row * q_stride + head * width, q_stride, NAIVE_ROWS, args.num_rows - first_row, width, full);
     commit_copies();
 
-    // Keys that the last row of this block sees.
-    const int last_row = min(first_row + NAIVE_ROWS, args.num_rows) - 1;
-    const int num_seen = min(args.query_start + last_row + 1 - args.key_start, args.num_keys);
     const int own_row = first_row + warp * 16 + g; // and the one eight further
     float max[2] = {NEG_INF, NEG_INF}, sum[2] = {}, acc[VALUE_PRODUCTS][2][4] = {};
     for (int first = 0; first < num_seen; first += NAIVE_KEYS) {

@@ -23,7 +23,7 @@ pub(crate) use attention::{AbsorbedForm, attend};
 pub use event::Event;
 pub use gemm::DeviceMatrix;
 pub(crate) use gemm::{absorb, batched_linear, linear};
-pub use gpu::{Gpu, GpuInfo};
+pub use gpu::{Gpu, GpuInfo, SharedMemory};
 pub use graph::Graph;
 pub(crate) use moe::{experts, gate_logits, gated, route};
 pub(crate) use naive::{NaiveForm, NaiveState, gather, naive};

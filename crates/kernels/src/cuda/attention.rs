@@ -6,11 +6,13 @@ use bytemuck::{Pod, Zeroable};
 use candle_core::{DType, Result, bail};
 
 use super::DeviceTensor;
-use super::gpu::Grid;
+use super::gpu::{Grid, SharedMemory};
 
 const THREADS: usize = 256;
 const MAX_SPLITS: usize = 64;
 const MIN_SPLIT: usize = 256;
+/// What the driver keeps for itself of each block's shared memory.
+const RESERVED_BYTES: usize = 1 << 10;
 const KEYS: usize = 32;
 const PAD: usize = 8;
 const MAX_LATENT: usize = 512;
@@ -59,13 +61,15 @@ struct AttentionArgs {
     scale: f32,
 }
 
-/// A kernel for so many heads per block, with so many tiles of keys in shared memory.
+/// A kernel for so many heads per block, with so many tiles of keys in shared memory; chosen where so many blocks find
+/// room on a multiprocessor.
 #[derive(Debug, Clone, Copy)]
 struct Variant {
     kernel: &'static str,
     fp8_kernel: &'static str,
     heads: usize,
     stages: usize,
+    blocks: usize,
 }
 
 /// Sizes of a cached entry.
@@ -76,25 +80,30 @@ struct EntrySize {
     fp8_bytes: Option<usize>,
 }
 
-/// Those that read the cache least often first.
-const VARIANTS: [Variant; 4] = [
-    Variant { kernel: "mla_attend64_2", fp8_kernel: "mla_attend64_2_fp8", heads: 64, stages: 2 },
-    Variant { kernel: "mla_attend32_2", fp8_kernel: "mla_attend32_2_fp8", heads: 32, stages: 2 },
-    Variant { kernel: "mla_attend16_3", fp8_kernel: "mla_attend16_3_fp8", heads: 16, stages: 3 },
-    Variant { kernel: "mla_attend16_2", fp8_kernel: "mla_attend16_2_fp8", heads: 16, stages: 2 },
+/// Those that read the cache least often first, then those of which one block computes while another waits.
+const VARIANTS: [Variant; 5] = [
+    Variant { kernel: "mla_attend64_2", fp8_kernel: "mla_attend64_2_fp8", heads: 64, stages: 2, blocks: 1 },
+    Variant { kernel: "mla_attend32_2", fp8_kernel: "mla_attend32_2_fp8", heads: 32, stages: 2, blocks: 1 },
+    Variant { kernel: "mla_attend16_2", fp8_kernel: "mla_attend16_2_fp8", heads: 16, stages: 2, blocks: 2 },
+    Variant { kernel: "mla_attend16_3", fp8_kernel: "mla_attend16_3_fp8", heads: 16, stages: 3, blocks: 1 },
+    Variant { kernel: "mla_attend16_2", fp8_kernel: "mla_attend16_2_fp8", heads: 16, stages: 2, blocks: 1 },
 ];
 
 impl Variant {
     /// The one with fewest idle places among those that the GPU has the shared memory for. All give the same bits.
-    fn choose(num_heads: usize, size: EntrySize, shared_bytes: usize) -> Result<Self> {
-        let fits = |variant: &&Self| variant.shared_bytes(size) <= shared_bytes;
+    fn choose(num_heads: usize, size: EntrySize, shared: SharedMemory) -> Result<Self> {
+        let fits = |variant: &&Self| {
+            let bytes = variant.shared_bytes(size);
+            bytes <= shared.per_block && variant.blocks * (bytes + RESERVED_BYTES) <= shared.per_multiprocessor
+        };
         let wanted = |variant: &&Self| variant.heads == *HEADS.start() || num_heads > variant.heads / 2;
         match VARIANTS.iter().filter(fits).find(wanted) {
             Some(variant) => Ok(*variant),
             None => {
                 bail!(
-                    "GPU: attention over {} values per token needs more shared memory than the {shared_bytes} bytes of this GPU",
-                    size.width
+                    "GPU: attention over {} values per token needs more shared memory than the {} bytes of this GPU",
+                    size.width,
+                    shared.per_block
                 )
             }
         }
@@ -137,7 +146,7 @@ pub(crate) fn attend(form: &AbsorbedForm) -> Result<DeviceTensor> {
     // Where sequences have several rows (chunks of prompts, guesses to be verified), neighbours share what is read.
     let shares = num_rows >= 2 * form.tables.shape()[0];
     let wanted_heads = if shares { num_heads.max(*HEADS.end()) } else { num_heads };
-    let variant = Variant::choose(wanted_heads, size, gpu.info().shared_bytes_per_block)?;
+    let variant = Variant::choose(wanted_heads, size, gpu.info().shared_memory)?;
     let (heads, shared_bytes) = (variant.heads, variant.shared_bytes(size));
     let rows_per_block = if shares { (heads / num_heads.next_multiple_of(16)).max(1) } else { 1 };
     // A power of two, since the places of a block are divided evenly.
@@ -182,16 +191,19 @@ mod tests {
     #[test]
     fn variants_fit_the_gpu() {
         let size = EntrySize { width: 576, fp8_bytes: None };
-        for (num_heads, shared_kib, kernel) in [
-            (16, 227, "mla_attend16_3"),
-            (128, 227, "mla_attend64_2"),
-            (128, 163, "mla_attend32_2"),
-            (24, 163, "mla_attend32_2"),
-            (128, 99, "mla_attend16_2"),
+        // A kibibyte of a multiprocessor's shared memory is the driver's.
+        let shared = |kib: usize| SharedMemory { per_block: kib << 10, per_multiprocessor: (kib + 1) << 10 };
+        for (num_heads, shared_kib, kernel, blocks) in [
+            (16, 227, "mla_attend16_2", 2),
+            (16, 163, "mla_attend16_3", 1),
+            (128, 227, "mla_attend64_2", 1),
+            (128, 163, "mla_attend32_2", 1),
+            (24, 163, "mla_attend32_2", 1),
+            (128, 99, "mla_attend16_2", 1),
         ] {
-            let variant = Variant::choose(num_heads, size, shared_kib << 10).expect("one fits");
-            assert_eq!(variant.kernel, kernel, "{num_heads} heads, {shared_kib} KiB");
+            let variant = Variant::choose(num_heads, size, shared(shared_kib)).expect("one fits");
+            assert_eq!((variant.kernel, variant.blocks), (kernel, blocks), "{num_heads} heads, {shared_kib} KiB");
         }
-        assert!(Variant::choose(16, size, 48 << 10).is_err());
+        assert!(Variant::choose(16, size, shared(48)).is_err());
     }
 }

@@ -50,7 +50,7 @@ impl DeviceMatrix {
         let [groups, num_out, num_in] = *values.shape() else { bail!("fp8: {:?} are not matrices", values.shape()) };
         let (rows, columns) = block;
         let expected = [groups, num_parts, (num_out / num_parts).div_ceil(rows), num_in.div_ceil(columns)];
-        if scales.shape() != expected || columns % 8 != 0 {
+        if scales.shape() != expected || columns < 8 || !columns.is_power_of_two() {
             bail!("fp8: scales {:?} of blocks {block:?} for {:?}", scales.shape(), values.shape());
         }
         Self { values, scales: Some(BlockScales { values: scales, rows, columns }), is_gated }.checked()

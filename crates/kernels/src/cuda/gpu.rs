@@ -26,8 +26,17 @@ pub struct GpuInfo {
     pub num_multiprocessors: usize,
     /// Bytes of memory in all.
     pub memory_bytes: usize,
-    /// Shared memory that a block can have, in bytes.
-    pub shared_bytes_per_block: usize,
+    /// Of its multiprocessors.
+    pub shared_memory: SharedMemory,
+}
+
+/// Shared memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedMemory {
+    /// That a block can have.
+    pub per_block: usize,
+    /// That the blocks on a multiprocessor have together, with what the driver keeps of each.
+    pub per_multiprocessor: usize,
 }
 
 /// Where temporary results of a step live.
@@ -311,7 +320,7 @@ impl Gpu {
         let find = |module: &sys::CUmodule| unsafe { result::module::get_function(*module, c_name.clone()) }.ok();
         let Some(handle) = self.modules.iter().find_map(find) else { bail!("this build has no kernel {name}") };
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        let bytes = self.info.shared_bytes_per_block as i32;
+        let bytes = self.info.shared_memory.per_block as i32;
         // SAFETY: the function was just found.
         #[expect(unsafe_code, reason = "driver calls on valid handles")]
         unsafe { result::function::set_function_attribute(handle, attribute, bytes) }
@@ -362,6 +371,10 @@ fn info(device: sys::CUdevice) -> Result<GpuInfo> {
         ),
         num_multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
         memory_bytes,
-        shared_bytes_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize,
+        shared_memory: SharedMemory {
+            per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize,
+            per_multiprocessor: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?
+                as usize,
+        },
     })
 }

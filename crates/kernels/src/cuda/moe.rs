@@ -4,17 +4,31 @@ use bytemuck::{Pod, Zeroable};
 use candle_core::{DType, Result, bail};
 
 use super::gemm::{self, DeviceMatrix, GemmArgs, Output, Shape};
-use super::gpu::{Argument, Grid};
+use super::gpu::Grid;
 use super::{DeviceTensor, linear};
 use crate::ops::{GroupScore, RouterConfig, Scoring};
 
 const GATE_ROWS: usize = 8;
-const GATE_EXPERTS: usize = 8;
+const GATE_WARPS: usize = 8;
+/// Up to so many rows each expert has a block of its own.
+const FEW_GATE_ROWS: usize = 64;
 const SORT_THREADS: usize = 1024;
 /// Bytes of a tile's description.
 const TILE_BYTES: usize = 16;
 /// A lane keeps a choice.
 const MAX_TOP_K: usize = 32;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct GateArgs {
+    x: u64,
+    weight: u64,
+    logits: u64,
+    num_rows: i32,
+    num_experts: i32,
+    k: i32,
+    unused: i32,
+}
 
 /// f32 `(rows, experts)` of `x (rows, hidden)` and f32 weights `(experts, hidden)`.
 pub(crate) fn gate_logits(x: &DeviceTensor, weight: &DeviceTensor) -> Result<DeviceTensor> {
@@ -22,11 +36,25 @@ pub(crate) fn gate_logits(x: &DeviceTensor, weight: &DeviceTensor) -> Result<Dev
         bail!("gate: x {:?}", x.shape());
     };
     let logits = DeviceTensor::temporary(x.gpu(), &[num_rows, num_experts], DType::F32)?;
-    let pointers = [x.expect(DType::BF16)?, weight.expect(DType::F32)?, logits.address()];
-    let sizes = [num_rows, num_experts, hidden].map(|size| size as i32);
-    let arguments: [&dyn Argument; 6] = [&pointers[0], &pointers[1], &pointers[2], &sizes[0], &sizes[1], &sizes[2]];
-    let blocks = (num_experts.div_ceil(GATE_EXPERTS), num_rows.div_ceil(GATE_ROWS), 1);
-    x.gpu().launch("gate_logits", Grid { blocks, threads: 256, shared_bytes: 0 }, &arguments)?;
+    if !hidden.is_multiple_of(8) {
+        bail!("GPU: a hidden size of {hidden}: multiples of 8 are supported");
+    }
+    let args = GateArgs {
+        x: x.expect(DType::BF16)?,
+        weight: weight.expect(DType::F32)?,
+        logits: logits.address(),
+        num_rows: num_rows as i32,
+        num_experts: num_experts as i32,
+        k: hidden as i32,
+        unused: 0,
+    };
+    let (kernel, num_blocks, shared_bytes) = if num_rows <= FEW_GATE_ROWS {
+        ("gate_logits_thin", num_experts, GATE_WARPS * GATE_ROWS * 32 * size_of::<f32>())
+    } else {
+        ("gate_logits", num_experts.div_ceil(GATE_WARPS), 0)
+    };
+    let blocks = (num_blocks, num_rows.div_ceil(GATE_ROWS), 1);
+    x.gpu().launch(kernel, Grid { blocks, threads: GATE_WARPS * 32, shared_bytes }, &[&args])?;
     Ok(logits)
 }
 
