@@ -128,7 +128,7 @@ API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, C
     CHECK(emulated::check_context());
     if (function == nullptr || threads <= 0 || threads > 1024) return CUDA_ERROR_INVALID_VALUE;
     const int by_threads = 2048 / ((threads + 31) / 32 * 32);
-    const int by_shared = int(size_t(233472) / (shared_bytes + 1024));
+    const int by_shared = int(size_t(emulated::shared_memory_limit() + 1024) / (shared_bytes + 1024));
     *blocks = by_threads < by_shared ? by_threads : by_shared;
     if (*blocks > 32) *blocks = 32;
     return CUDA_SUCCESS;

@@ -32,9 +32,19 @@ Memory& memory() {
     return only;
 }
 
+// What watches for races asks of whole pages whether they are on the device.
+#ifdef WATCH_RACES
+constexpr size_t ALIGNMENT = 4096;
+#else
+constexpr size_t ALIGNMENT = 256;
+#endif
+
 void* allocate(size_t bytes) {
     void* pointer = nullptr;
-    if (posix_memalign(&pointer, 256, bytes) != 0) return nullptr;
+#ifdef WATCH_RACES
+    bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+#endif
+    if (posix_memalign(&pointer, ALIGNMENT, bytes) != 0) return nullptr;
     std::memset(pointer, 0xff, bytes);
     return pointer;
 }

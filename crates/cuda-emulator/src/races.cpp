@@ -48,7 +48,7 @@ struct Accesses {
 };
 
 struct Byte {
-    Accesses reads, writes;
+    Accesses reads, writes, atomics;
 };
 
 struct Page {
@@ -129,17 +129,13 @@ size_t in_library(const char* code) {
 }
 
 void check(const Accesses& now, Byte& byte, uintptr_t address) {
-    const bool both_atomic = now.access == Access::atomic && byte.writes.access == Access::atomic;
-    if (!both_atomic && !byte.writes.are_before(now)) report(now, byte.writes, address);
-    if (now.access == Access::read) {
-        byte.reads.add(now);
-        return;
-    }
-    if (!byte.reads.are_before(now)) report(now, byte.reads, address);
-    if (both_atomic) {
-        byte.writes.add(now);
-    } else {
-        byte.writes = now;
+    if (!byte.writes.are_before(now)) report(now, byte.writes, address);
+    if (now.access != Access::atomic && !byte.atomics.are_before(now)) report(now, byte.atomics, address);
+    if (now.access != Access::read && !byte.reads.are_before(now)) report(now, byte.reads, address);
+    switch (now.access) {
+        case Access::read: byte.reads.add(now); break;
+        case Access::write: byte.writes = now; break;
+        case Access::atomic: byte.atomics.add(now); break;
     }
 }
 

@@ -157,6 +157,16 @@ KERNEL(self_test_race, 64)(int* out, int kind) {
             load_matrices(rows, &bytes[lane % 8 * 16]);
             out[blockIdx.x * 64 + i] = rows[0];
             return;
+        case 9: // an atomic of its own does not make a plain write atomic
+            if (blockIdx.x == 1 && i == 0) out[0] = 0;
+            __syncthreads();
+            atomicAdd(&out[0], 1);
+            return;
+        case 10: // nor does it matter which block was first
+            if (blockIdx.x == 0 && i == 0) out[0] = 0;
+            __syncthreads();
+            atomicAdd(&out[0], 1);
+            return;
         case 8: // one block reads what another writes
             if (i < 2) out[2 + blockIdx.x * 64 + i] = out[2 + (blockIdx.x ^ 1) * 64 + i];
             return;

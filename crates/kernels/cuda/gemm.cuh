@@ -80,7 +80,7 @@ template <class W> struct GroupWeights {
     DEVICE_MEMBER GroupWeights(const GemmArgs& args, int group, int num_parts) : args(args) {
         const int64_t parts_before = int64_t(group) * num_parts;
         rows = static_cast<const W*>(args.w) + parts_before * args.n * args.k;
-        scales = args.scales + parts_before * scale_rows() * scale_columns();
+        scales = sizeof(W) == 1 ? args.scales + parts_before * scale_rows() * scale_columns() : nullptr;
     }
 
     DEVICE_MEMBER int scale_rows() const { return (args.n + args.block_rows - 1) / args.block_rows; }
@@ -196,6 +196,7 @@ template <int MT, bool GATED, class OUT, class W> DEVICE void thin(const GemmArg
     const int end = slices.begin(slice + 1);
     int step = slices.begin(slice);
     for (; step + LOADS_AHEAD <= end; step += LOADS_AHEAD) thin_steps<LOADS_AHEAD>(args, rows, x, step, acc);
+    for (; step + 2 <= end; step += 2) thin_steps<2>(args, rows, x, step, acc);
     for (; step < end; step++) thin_steps<1>(args, rows, x, step, acc);
 
     // (slices, rows, columns)

@@ -5,6 +5,7 @@ constexpr int GATE_THREADS = 256;
 constexpr int GATE_ROWS = 8;
 constexpr int GATE_SLICES = GATE_THREADS / WARP;
 constexpr int GATE_STEP = WARP * 4;
+static_assert(GATE_SLICES == GATE_ROWS, "a warp adds up a row");
 
 struct GateArgs {
     const bf16* x;       // (rows, k)
@@ -22,14 +23,18 @@ DEVICE void add_gate_slice(const GateArgs& args, int expert, int first_row, int 
     const int end = min((slice + 1) * per_slice * GATE_STEP, args.k);
     for (int k = slice * per_slice * GATE_STEP + threadIdx.x % WARP * 4; k < end; k += GATE_STEP) {
         const Vec4 w = load16(args.weight + int64_t(expert) * args.k + k);
+        // The last row, where there is no such one: nobody reads what comes of it.
+        Vec2 x[GATE_ROWS];
         UNROLL
         for (int row = 0; row < GATE_ROWS; row++) {
-            if (first_row + row >= args.num_rows) continue;
-            const Vec2 x = load8(args.x + int64_t(first_row + row) * args.k + k);
-            sums[row] += bits_to_float(x.x << 16) * bits_to_float(w.x);
-            sums[row] += bits_to_float(x.x & 0xffff0000) * bits_to_float(w.y);
-            sums[row] += bits_to_float(x.y << 16) * bits_to_float(w.z);
-            sums[row] += bits_to_float(x.y & 0xffff0000) * bits_to_float(w.w);
+            x[row] = load8(args.x + int64_t(min(first_row + row, args.num_rows - 1)) * args.k + k);
+        }
+        UNROLL
+        for (int row = 0; row < GATE_ROWS; row++) {
+            sums[row] += bits_to_float(x[row].x << 16) * bits_to_float(w.x);
+            sums[row] += bits_to_float(x[row].x & 0xffff0000) * bits_to_float(w.y);
+            sums[row] += bits_to_float(x[row].y << 16) * bits_to_float(w.z);
+            sums[row] += bits_to_float(x[row].y & 0xffff0000) * bits_to_float(w.w);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Steps in which every sequence computes one token, recorded once per size and launched as one piece.
 //!
-//! Sizes come in buckets; smaller steps are padded with rows that write to a block of their own. What is recorded are
+//! Sizes come in buckets; smaller steps are padded with rows that read a block of their own. What is recorded are
 //! the same kernels that run otherwise, so a row's bits do not change.
 
 use std::collections::HashMap;

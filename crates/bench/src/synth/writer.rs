@@ -39,6 +39,8 @@ impl ShardWriter {
         let write_shards = |written: mpsc::Sender<u64>| {
             while let Some((index, tensors)) = shards.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
                 self.write_shard(&name(index), tensors, printable, &written)
+                    // The other threads begin no more.
+                    .inspect_err(|_| next.store(shards.len(), Ordering::Relaxed))
                     .with_context(|| format!("cannot write {}", name(index)))?;
             }
             anyhow::Ok(())

@@ -42,7 +42,7 @@ impl DeviceMatrix {
     /// of blocks of rows and columns, parts being 2 where `is_gated`.
     ///
     /// # Errors
-    /// As [`Self::new`], and when the scales do not fit.
+    /// As [`Self::new`], and when the scales do not fit or a block's columns are no power of two from 8 on.
     pub fn fp8(values: DeviceTensor, scales: DeviceTensor, block: (usize, usize), is_gated: bool) -> Result<Self> {
         values.expect(DType::U8)?;
         scales.expect(DType::F32)?;
@@ -50,7 +50,10 @@ impl DeviceMatrix {
         let [groups, num_out, num_in] = *values.shape() else { bail!("fp8: {:?} are not matrices", values.shape()) };
         let (rows, columns) = block;
         let expected = [groups, num_parts, (num_out / num_parts).div_ceil(rows), num_in.div_ceil(columns)];
-        if scales.shape() != expected || columns < 8 || !columns.is_power_of_two() {
+        if columns < 8 || !columns.is_power_of_two() {
+            bail!("GPU: fp8 blocks of {columns} columns: powers of two from 8 on are supported");
+        }
+        if scales.shape() != expected {
             bail!("fp8: scales {:?} of blocks {block:?} for {:?}", scales.shape(), values.shape());
         }
         Self { values, scales: Some(BlockScales { values: scales, rows, columns }), is_gated }.checked()

@@ -82,7 +82,7 @@ pub(crate) fn naive(form: &NaiveForm, state: &NaiveState, piece: usize) -> Resul
     let rope = form.k_rope.shape()[1];
     let nope = width - rope;
     let value = kv_width - nope;
-    if !(nope.is_multiple_of(8) && rope.is_multiple_of(8) && value.is_multiple_of(8)) || value > MAX_VALUE {
+    if [nope, rope, value].iter().any(|width| *width == 0 || !width.is_multiple_of(8)) || value > MAX_VALUE {
         bail!("GPU: head sizes {nope}, {rope} and {value}: multiples of 8 are supported, values up to {MAX_VALUE}");
     }
     let args = NaiveArgs {
