@@ -21,11 +21,12 @@ pub(super) struct ShardWriter {
     folder: PathBuf,
     seed: u64,
     tensors: Vec<TensorShape>,
+    shard_bytes: u64,
 }
 
 impl ShardWriter {
     pub fn new(folder: &Path, seed: u64, tensors: Vec<TensorShape>) -> Self {
-        Self { folder: folder.to_owned(), seed, tensors }
+        Self { folder: folder.to_owned(), seed, tensors, shard_bytes: SHARD_BYTES }
     }
 
     /// `printable`: for each token id whether it is text; `progress` is told of written bytes.
@@ -75,7 +76,7 @@ impl ShardWriter {
         let mut shards = vec![Vec::new()];
         let mut size = 0;
         for tensor in &self.tensors {
-            if size >= SHARD_BYTES {
+            if size >= self.shard_bytes {
                 shards.push(Vec::new());
                 size = 0;
             }
@@ -166,5 +167,62 @@ impl Random {
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         ((bits ^ (bits >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensors() -> Vec<TensorShape> {
+        let fills = [Fill::Weight, Fill::Fp8, Fill::Bias, Fill::Norm, Fill::Embedding];
+        let tensor = |i: usize| TensorShape { name: format!("tensor.{i}"), shape: vec![i, 8], fill: fills[i % 5] };
+        (1..30).map(tensor).collect()
+    }
+
+    /// The bytes of each tensor behind a shard's header, by name.
+    fn read(file: &Path) -> Vec<(String, Vec<u8>)> {
+        let bytes = std::fs::read(file).expect("the shard");
+        let (length, rest) = bytes.split_at(8);
+        let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().expect("8 bytes")) as usize);
+        let header: Map<String, Value> = serde_json::from_slice(header).expect("a header in JSON");
+        let place = |entry: &Value, i: usize| entry["data_offsets"][i].as_u64().expect("an offset") as usize;
+        header.iter().map(|(name, entry)| (name.clone(), data[place(entry, 0)..place(entry, 1)].to_vec())).collect()
+    }
+
+    #[test]
+    fn shards_written_at_once_hold_what_one_holds() {
+        let folder = std::env::temp_dir().join(format!("moesaic-writer-{}", std::process::id()));
+        let (one, many) = (folder.join("one"), folder.join("many"));
+        for folder in [&one, &many] {
+            std::fs::create_dir_all(folder).expect("a folder");
+        }
+        let total: u64 = tensors().iter().map(TensorShape::num_bytes).sum();
+        let mut counted = 0;
+        ShardWriter::new(&one, 3, tensors()).write_all(None, |bytes| counted += bytes).expect("one shard");
+        let writer = ShardWriter { shard_bytes: 500, ..ShardWriter::new(&many, 3, tensors()) };
+        writer.write_all(None, |bytes| counted += bytes).expect("many shards");
+        assert_eq!(counted, 2 * total);
+
+        let index = std::fs::read(many.join("model.safetensors.index.json")).expect("the index");
+        let index: Value = serde_json::from_slice(&index).expect("JSON");
+        let names: std::collections::BTreeSet<&str> =
+            index["weight_map"].as_object().expect("a map").values().filter_map(Value::as_str).collect();
+        assert!(names.len() > 4, "{names:?}");
+        let mut found = Vec::new();
+        for name in names {
+            let shard = read(&many.join(name));
+            assert!(shard.iter().all(|(tensor, _)| index["weight_map"][tensor] == name));
+            found.extend(shard);
+        }
+        found.sort();
+        let mut expected = read(&one.join("model.safetensors"));
+        expected.sort();
+        assert_eq!(found, expected);
+
+        // What cannot be written is an error that says so, and ends.
+        std::fs::remove_dir_all(&folder).expect("the folder to go");
+        let error = writer.write_all(None, |_| ()).expect_err("no such folder");
+        assert!(format!("{error:#}").contains("cannot write model-000"), "{error:#}");
     }
 }
