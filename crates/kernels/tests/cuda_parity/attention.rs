@@ -7,7 +7,7 @@ use moesaic_kernels::{Device, Tensor, host};
 use proptest::prelude::*;
 
 use crate::{
-    Numbers, assert_close, bytes, cases, distance, e4m3_value, eights, gpu, keep, on_gpu, u32s, values, weight,
+    Numbers, assert_close, bytes, cases, distance, e4m3_value, eights, gpu, keep, on_gpu, u32s, values, weight, zeros,
 };
 
 /// The nearest of all numbers, the even one of two.
@@ -262,4 +262,25 @@ fn absorbed_attention_of_long_and_of_many_sequences() {
     // Splits of one length up to 64 · 256 keys, and longer ones for the last of these rows.
     check_absorbed(26, 2, (16, 16), (64, true), &[64 * 256 + 3]);
     check_absorbed(2, 1, (16, 16), (4, true), &[3; 150]);
+}
+
+/// Queries of 8 and 4: every second one would not begin at a multiple of 16 bytes, which ends a GPU's work for good.
+#[test]
+fn rows_that_are_not_aligned_are_refused() {
+    let (norm, table, place) = (zeros(&[16], DType::BF16), zeros(&[1, 2], DType::F32), zeros(&[1], DType::U32));
+    let rotation = MlaRotation {
+        norm_weight: &norm,
+        eps: 1e-6,
+        cos: &table,
+        sin: &table,
+        layout: RopeLayout::Half,
+        positions: &place,
+        slots: &place,
+    };
+    let (q, entries, cache) =
+        (zeros(&[1, 1, 12], DType::BF16), zeros(&[1, 20], DType::BF16), zeros(&[1, 20], DType::BF16));
+    let queries = ops::mla_rotate(q, &entries, &cache, &rotation).unwrap();
+    let key_up = Host::zeros((1, 16, 8), DType::F32, &candle_core::Device::Cpu).unwrap();
+    let error = queries.absorbed(0, 1, &weight(&key_up, &on_gpu(), false)).unwrap_err();
+    assert!(error.to_string().contains("multiples of 8"), "{error}");
 }

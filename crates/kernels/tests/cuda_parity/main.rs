@@ -139,6 +139,21 @@ fn fp8_weights(numbers: &mut Numbers, (groups, parts, out, num_in): (usize, usiz
     (Host::from_vec(wide, (groups, parts * out, num_in), &cpu).unwrap(), Weight::Device(matrix))
 }
 
+/// Zeros on the GPU.
+fn zeros(shape: &[usize], dtype: DType) -> Tensor {
+    on_gpu().keep(Host::zeros(shape, dtype, &candle_core::Device::Cpu).unwrap()).unwrap()
+}
+
+#[test]
+fn blocks_that_are_no_power_of_two_wide_are_refused() {
+    for columns in [4, 24] {
+        let scales = zeros(&[1, 1, 1, 48_usize.div_ceil(columns)], DType::F32).device().unwrap().clone();
+        let values = zeros(&[1, 8, 48], DType::U8).device().unwrap().clone();
+        let error = DeviceMatrix::fp8(values, scales, (8, columns), false).unwrap_err();
+        assert!(error.to_string().contains("powers of two"), "{error}");
+    }
+}
+
 proptest! {
     #![proptest_config(cases(24))]
 
