@@ -1,0 +1,128 @@
+//! Grammars compiled to token masks by llguidance.
+
+use std::sync::Arc;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
+use llguidance::{Matcher, ParserFactory};
+
+use crate::grammar::source;
+use crate::{AnswerFormat, Dialect, GrammarError, Markers, Tokenizer};
+
+/// Compiling recurses as deep as a grammar's rules are chained: at most one per few bytes of its source. The pages of a
+/// stack that are not used cost nothing.
+const STACK_BYTES: usize = 1 << 30;
+const LIMITS: ParserLimits = ParserLimits {
+    max_items_in_row: 500,
+    initial_lexer_fuel: 1_000_000,
+    step_lexer_fuel: 100_000,
+    step_max_items: 10_000,
+    max_lexer_states: 50_000,
+    max_grammar_size: 200_000,
+    precompute_large_lexemes: true,
+    verbose_errors: false,
+};
+
+/// Compiles grammars for one tokenizer.
+pub struct GrammarCompiler {
+    factory: ParserFactory,
+}
+
+impl std::fmt::Debug for GrammarCompiler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GrammarCompiler")
+    }
+}
+
+impl GrammarCompiler {
+    /// Builds the tables that all grammars share: some tenths of a second for a large vocabulary.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot be used for grammars.
+    pub fn new(tokenizer: Arc<Tokenizer>, eos_token_ids: &[u32]) -> Result<Self, GrammarError> {
+        let Some(first_eos) = eos_token_ids.first() else {
+            return Err(GrammarError(
+                "the model has no end-of-sequence token, so constrained output cannot end".to_owned(),
+            ));
+        };
+        // Tokens of control are out of reach for texts: the marker byte occurs in no UTF-8.
+        let word = |id: u32| {
+            let bytes = tokenizer.token_bytes(id);
+            let marker = tokenizer.is_control(id).then_some(TokTrie::SPECIAL_TOKEN_MARKER);
+            marker.into_iter().chain(bytes.iter().copied()).collect::<Vec<u8>>()
+        };
+        let words: Vec<Vec<u8>> = (0..tokenizer.num_ids() as u32).map(word).collect();
+        let trie =
+            TokTrie::from(&TokRxInfo::new(words.len() as u32, *first_eos), &words).with_eos_tokens(eos_token_ids);
+        let environment: TokEnv = Arc::new(Environment { trie, tokenizer });
+        let slices = llguidance::earley::SlicedBiasComputer::json_slices();
+        let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
+            .map_err(|error| GrammarError(error.to_string()))?;
+        factory.quiet();
+        *factory.limits_mut() = LIMITS;
+        Ok(Self { factory })
+    }
+
+    /// Compiles a grammar, on a thread of its own. May take long for hostile input, though never without end: call it
+    /// off the async threads, with a time limit.
+    ///
+    /// # Errors
+    /// When it is invalid, unsupported or exceeds a bound.
+    pub fn compile(
+        &self,
+        format: &AnswerFormat,
+        dialect: Dialect,
+        markers: &Markers,
+    ) -> Result<CompiledGrammar, GrammarError> {
+        let grammar = source(format, dialect, markers)?;
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
+            let thread = thread
+                .spawn_scoped(scope, || self.compile_here(grammar))
+                .map_err(|error| GrammarError(format!("could not be compiled: {error}")))?;
+            // Some contradictions end in a panic there.
+            thread.join().unwrap_or_else(|_| Err(GrammarError("is contradictory: it cannot be compiled".to_owned())))
+        })
+    }
+
+    fn compile_here(&self, grammar: TopLevelGrammar) -> Result<CompiledGrammar, GrammarError> {
+        let parser =
+            self.factory.create_parser(grammar).map_err(|error| GrammarError(first_line(&error.to_string())))?;
+        let mut matcher = Matcher::new(Ok(parser));
+        // What nothing can satisfy shows at the first token.
+        match matcher.compute_mask_or_eos() {
+            Err(error) => Err(GrammarError(first_line(&error.to_string()))),
+            Ok(mask) if mask.is_zero() => Err(GrammarError("nothing can satisfy it".to_owned())),
+            Ok(_) => Ok(CompiledGrammar(matcher)),
+        }
+    }
+}
+
+/// A grammar at its beginning.
+#[derive(Clone)]
+pub struct CompiledGrammar(pub(crate) Matcher);
+
+impl std::fmt::Debug for CompiledGrammar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CompiledGrammar")
+    }
+}
+
+struct Environment {
+    trie: TokTrie,
+    tokenizer: Arc<Tokenizer>,
+}
+
+impl TokenizerEnv for Environment {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+
+    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
+        self.trie.tokenize_with_greedy_fallback(bytes, |text| self.tokenizer.encode(text).unwrap_or_default())
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim().to_owned()
+}
