@@ -1,17 +1,15 @@
 //! What an answer must look like, and its grammar's source.
 
-use llguidance::api::TopLevelGrammar;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::closed_schema;
 use crate::dialect::{ArgumentFormat, CallFormat};
-use crate::{Dialect, Markers};
+use crate::json_schema::{self, Enforcement, Root, literal};
+use crate::{Dialect, Markers, ebnf, text_rules};
 
 /// Bounds of a grammar: what exceeds them is refused, never allowed to slow the server down.
 const MAX_SOURCE_BYTES: usize = 128 << 10;
 const MAX_CHOICES: usize = 4096;
-const MAX_PROPERTIES: usize = 2000;
 
 /// Why a grammar was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -36,8 +34,8 @@ pub enum AnswerFormat {
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),
-    /// Text of a grammar in llguidance's dialect of lark.
-    Lark(String),
+    /// Text of a grammar: in llguidance's dialect of Lark, or in EBNF with `root ::= …`.
+    Grammar(String),
     /// Tool calls.
     Calls(CallRules),
 }
@@ -45,12 +43,23 @@ pub enum AnswerFormat {
 /// Which calls an answer may or must hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallRules {
-    /// Functions with the schemas of their arguments.
-    pub tools: Vec<(String, Value)>,
+    /// Functions that may be called.
+    pub tools: Vec<CallableTool>,
     /// What may stand in a call's place.
     pub otherwise: Otherwise,
     /// More than one call is allowed.
     pub parallel: bool,
+}
+
+/// A function that may be called.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallableTool {
+    /// Its name.
+    pub name: String,
+    /// The schema of its arguments.
+    pub parameters: Value,
+    /// The schema must be enforced as a whole; otherwise what cannot be enforced of it is a hint.
+    pub strict: bool,
 }
 
 /// What an answer may be where it holds no call.
@@ -64,23 +73,22 @@ pub enum Otherwise {
     Json(Value),
 }
 
-/// The source of a format's grammar.
-///
-/// # Errors
-/// When it is invalid, unsupported or exceeds a bound.
-pub(crate) fn source(
-    format: &AnswerFormat,
-    dialect: Dialect,
-    markers: &Markers,
-) -> Result<TopLevelGrammar, GrammarError> {
-    Ok(match format {
-        AnswerFormat::JsonObject => TopLevelGrammar::from_json_schema(compact(&json!({"type": "object"}))?),
-        AnswerFormat::JsonSchema(schema) => TopLevelGrammar::from_json_schema(compact(schema)?),
-        AnswerFormat::Regex(pattern) => TopLevelGrammar::from_regex(bounded(pattern)?),
-        AnswerFormat::Choice(choices) => TopLevelGrammar::from_lark(choice(choices)?),
-        AnswerFormat::Lark(source) => TopLevelGrammar::from_lark(bounded(source)?.to_owned()),
-        AnswerFormat::Calls(rules) => TopLevelGrammar::from_lark(calls(rules, &dialect.call_format(markers))?),
-    })
+impl AnswerFormat {
+    /// The grammar of answers that look so, in Lark.
+    ///
+    /// # Errors
+    /// When the format is invalid, unsupported or exceeds a bound.
+    pub fn lark(&self, dialect: Dialect, markers: &Markers) -> Result<String, GrammarError> {
+        match self {
+            Self::JsonObject => schema(&json!({"type": "object"})),
+            Self::JsonSchema(value) => schema(value),
+            Self::Regex(pattern) => Ok(format!("start: {}", text_rules::regex(bounded(pattern)?))),
+            Self::Choice(choices) => choice(choices),
+            Self::Grammar(text) if ebnf::is_ebnf(text) => ebnf::to_lark(bounded(text)?).map_err(GrammarError),
+            Self::Grammar(text) => text_rules::with_schemas_written(bounded(text)?),
+            Self::Calls(rules) => calls(rules, &dialect.call_format(markers)),
+        }
+    }
 }
 
 fn bounded(source: &str) -> Result<&str, GrammarError> {
@@ -93,32 +101,26 @@ fn bounded(source: &str) -> Result<&str, GrammarError> {
     }
 }
 
-/// The schema without room for white space or undeclared properties: every answer is as short as its content.
-fn compact(schema: &Value) -> Result<Value, GrammarError> {
-    bounded(&schema.to_string())?;
-    let num_properties = num_properties(schema);
-    if num_properties > MAX_PROPERTIES {
-        return Err(GrammarError(format!("has {num_properties} properties, at most {MAX_PROPERTIES} are taken")));
-    }
-    let mut schema = match schema {
-        Value::Object(map) => map.clone(),
-        Value::Bool(true) => Map::new(),
-        _ => return Err(GrammarError("must be an object".to_owned())),
-    };
-    closed_schema::close(&mut schema);
-    schema.insert("x-guidance".to_owned(), json!({"whitespace_flexible": false}));
-    Ok(schema.into())
+/// A grammar of values that a schema describes.
+fn schema(schema: &Value) -> Result<String, GrammarError> {
+    let mut lines = Vec::new();
+    let start = rules(schema, Enforcement::Strict, Root::Any, "", &mut lines)?;
+    lines.push(format!("start: {start}"));
+    Ok(lines.join("\n"))
 }
 
-fn num_properties(schema: &Value) -> usize {
-    match schema {
-        Value::Object(map) => {
-            let own = map.get("properties").and_then(Value::as_object).map_or(0, Map::len);
-            own + map.values().map(num_properties).sum::<usize>()
-        }
-        Value::Array(items) => items.iter().map(num_properties).sum(),
-        _ => 0,
-    }
+/// Adds a schema's rules and gives the name of the first.
+fn rules(
+    schema: &Value,
+    enforcement: Enforcement,
+    root: Root,
+    prefix: &str,
+    lines: &mut Vec<String>,
+) -> Result<String, GrammarError> {
+    let rules =
+        json_schema::rules(schema, enforcement, root, prefix).map_err(|error| GrammarError(error.to_string()))?;
+    lines.extend(rules.lines);
+    Ok(rules.start)
 }
 
 fn choice(choices: &[String]) -> Result<String, GrammarError> {
@@ -128,84 +130,92 @@ fn choice(choices: &[String]) -> Result<String, GrammarError> {
     if choices.iter().any(String::is_empty) {
         return Err(GrammarError("must not hold an empty text".to_owned()));
     }
-    let quoted: Vec<String> = choices.iter().map(|choice| quote(choice)).collect();
+    let quoted: Vec<String> = choices.iter().map(|choice| literal(choice)).collect();
     bounded(&quoted.concat())?;
     Ok(format!("start: {}", quoted.join(" | ")))
-}
-
-/// A string literal of lark, which wants what JSON leaves as it is escaped.
-fn quote(text: &str) -> String {
-    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 /// The grammar of an answer with calls.
 fn calls(rules: &CallRules, format: &CallFormat) -> Result<String, GrammarError> {
     let mut lines = Vec::new();
-    for (index, (name, schema)) in rules.tools.iter().enumerate() {
-        let literal = quote(&format!("{}{name}{}", format.around_name.0, format.around_name.1));
-        let arguments = arguments(index, schema, format.arguments, &mut lines)?;
+    for (index, tool) in rules.tools.iter().enumerate() {
+        let name = &tool.name;
+        let quoted = literal(&format!("{}{name}{}", format.around_name.0, format.around_name.1));
+        let arguments = arguments(index, tool, format.arguments, &mut lines)
+            .map_err(|GrammarError(error)| GrammarError(format!("of the tool {name:?}: {error}")))?;
         let CallFormat { before_name, before_arguments, after, .. } = format;
-        lines.push(format!("call_{index}: {before_name} {literal} {before_arguments} {arguments} {after}"));
+        lines.push(format!("call_{index}: {before_name} {quoted} {before_arguments} {arguments} {after}"));
     }
     let names: Vec<String> = (0..rules.tools.len()).map(|index| format!("call_{index}")).collect();
     lines.push(format!("call: {}", names.join(" | ")));
     let more = if rules.parallel { format!("({} call)*", format.between) } else { String::new() };
     lines.push(format!("calls: {} call {more} {}", format.open, format.close));
-    lines.push(match &rules.otherwise {
-        Otherwise::Nothing => "start: calls".to_owned(),
+    match &rules.otherwise {
+        Otherwise::Nothing => lines.push("start: calls".to_owned()),
         // Free text holds no token of control, so the one that opens a call always opens one.
-        Otherwise::Text => "start: TEXT? calls?\nTEXT: /(?s:.)+/".to_owned(),
-        Otherwise::Json(schema) => format!("start: calls | answer\nanswer: %json {}", compact(schema)?),
-    });
+        Otherwise::Text => lines.push("start: TEXT? calls?\nTEXT: /(?s:.)+/".to_owned()),
+        Otherwise::Json(schema) => {
+            let answer = self::rules(schema, Enforcement::Strict, Root::Any, "answer_", &mut lines)?;
+            lines.push(format!("start: calls | {answer}"));
+        }
+    }
     Ok(lines.join("\n"))
 }
 
 /// Adds the rules of one function's arguments and gives the name of the first.
 fn arguments(
     index: usize,
-    schema: &Value,
+    tool: &CallableTool,
     format: ArgumentFormat,
     lines: &mut Vec<String>,
 ) -> Result<String, GrammarError> {
-    let rule = format!("arguments_{index}");
-    let mut object = schema.as_object().cloned().unwrap_or_default();
-    if !["type", "$ref", "anyOf"].iter().any(|key| object.contains_key(*key)) {
-        object.insert("type".to_owned(), "object".into());
-    }
+    let enforcement = if tool.strict { Enforcement::Strict } else { Enforcement::Hint };
     match format {
-        ArgumentFormat::Json => lines.push(format!("{rule}: %json {}", compact(&object.into())?)),
-        ArgumentFormat::Tags => tags(&rule, &object, lines)?,
+        ArgumentFormat::Json => {
+            rules(&tool.parameters, enforcement, Root::Object, &format!("arguments_{index}_"), lines)
+        }
+        ArgumentFormat::Tags => tags(index, &tool.parameters, enforcement, lines),
     }
-    Ok(rule)
 }
 
 /// Arguments as DeepSeek-V3.2's tags, in the order of the schema.
-fn tags(rule: &str, object: &Map<String, Value>, lines: &mut Vec<String>) -> Result<(), GrammarError> {
-    let required = object.get("required").and_then(Value::as_array);
+fn tags(
+    index: usize,
+    schema: &Value,
+    enforcement: Enforcement,
+    lines: &mut Vec<String>,
+) -> Result<String, GrammarError> {
+    let rule = format!("arguments_{index}");
+    let required = schema.get("required").and_then(Value::as_array);
     let mut parts = Vec::new();
-    for (number, (name, schema)) in
-        object.get("properties").and_then(Value::as_object).into_iter().flatten().enumerate()
-    {
+    let properties = schema.get("properties").and_then(Value::as_object);
+    for (number, (name, property)) in properties.into_iter().flatten().enumerate() {
         let part = format!("{rule}_{number}");
-        let mut schema = schema.as_object().cloned().unwrap_or_default();
-        if let Some(definitions) = object.get("$defs") {
-            schema.insert("$defs".to_owned(), definitions.clone());
+        let is_required = required.is_some_and(|names| names.iter().any(|required| required == name));
+        if *property == Value::Bool(false) && !is_required {
+            continue;
         }
-        let is_bound = ["enum", "const", "pattern", "format"].iter().any(|key| schema.contains_key(*key));
-        let is_text = schema.get("type").is_some_and(|kind| kind == "string") && !is_bound;
-        let open = quote(&format!("<｜DSML｜parameter name=\"{name}\" string=\"{is_text}\">"));
+        let mut property = property.as_object().cloned().unwrap_or_default();
+        let is_bound = ["enum", "const", "pattern", "format"].iter().any(|key| property.contains_key(*key));
+        let is_text = property.get("type").is_some_and(|kind| kind == "string") && !is_bound;
+        let open = literal(&format!("<｜DSML｜parameter name=\"{name}\" string=\"{is_text}\">"));
         let value = if is_text {
             // Up to the closing tag; the lexer never takes a character back.
             lines.push(format!("{}: /[^<]*/", part.to_uppercase()));
             part.to_uppercase()
         } else {
-            lines.push(format!("{part}_json: %json {}", compact(&schema.into())?));
-            format!("{part}_json")
+            // References are read from the property now.
+            for key in ["$defs", "definitions"] {
+                if let Some(definitions) = schema.get(key) {
+                    property.entry(key).or_insert_with(|| definitions.clone());
+                }
+            }
+            rules(&Value::from(property), enforcement, Root::Any, &format!("{part}_"), lines)
+                .map_err(|GrammarError(error)| GrammarError(format!("properties.{name}.{error}")))?
         };
         lines.push(format!("{part}: {open} {value} \"</｜DSML｜parameter>\\n\""));
-        let is_required = required.is_some_and(|names| names.iter().any(|required| required == name));
         parts.push(if is_required { part } else { format!("{part}?") });
     }
     lines.push(format!("{rule}: {}", if parts.is_empty() { "\"\"".to_owned() } else { parts.join(" ") }));
-    Ok(())
+    Ok(rule)
 }

@@ -6,13 +6,13 @@ use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
 use llguidance::{Matcher, ParserFactory};
 
-use crate::grammar::source;
 use crate::{AnswerFormat, Dialect, GrammarError, Markers, Tokenizer};
 
 /// Compiling recurses as deep as a grammar's rules are chained: at most one per few bytes of its source. The pages of a
 /// stack that are not used cost nothing.
 const STACK_BYTES: usize = 1 << 30;
-const LIMITS: ParserLimits = ParserLimits {
+/// What compiling and following a grammar may take; beyond, it is refused or ends.
+pub const GRAMMAR_LIMITS: ParserLimits = ParserLimits {
     max_items_in_row: 500,
     initial_lexer_fuel: 1_000_000,
     step_lexer_fuel: 100_000,
@@ -59,7 +59,7 @@ impl GrammarCompiler {
         let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
             .map_err(|error| GrammarError(error.to_string()))?;
         factory.quiet();
-        *factory.limits_mut() = LIMITS;
+        *factory.limits_mut() = GRAMMAR_LIMITS;
         Ok(Self { factory })
     }
 
@@ -74,7 +74,7 @@ impl GrammarCompiler {
         dialect: Dialect,
         markers: &Markers,
     ) -> Result<CompiledGrammar, GrammarError> {
-        let grammar = source(format, dialect, markers)?;
+        let grammar = TopLevelGrammar::from_lark(format.lark(dialect, markers)?);
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
             let thread = thread

@@ -3,26 +3,28 @@
 //! **Architecture invariant:** this crate knows no HTTP, no scheduling and no tensors.
 
 mod chat_template;
-mod closed_schema;
 mod constraint;
 mod detokenizer;
 mod dialect;
 mod dialects;
+mod ebnf;
 mod grammar;
 mod grammar_compiler;
+mod json_schema;
 mod output;
 mod output_parser;
 mod prompt;
 mod python_value;
 mod stop_matcher;
+mod text_rules;
 mod tokenizer;
 
 pub use chat_template::{ChatTemplate, TemplateError};
 pub use constraint::{OutputConstraint, OutputRules};
 pub use detokenizer::Detokenizer;
 pub use dialect::{Dialect, Marker, Markers, OutputEvent, Piece, Start};
-pub use grammar::{AnswerFormat, CallRules, GrammarError, Otherwise};
-pub use grammar_compiler::{CompiledGrammar, GrammarCompiler};
+pub use grammar::{AnswerFormat, CallRules, CallableTool, GrammarError, Otherwise};
+pub use grammar_compiler::{CompiledGrammar, GRAMMAR_LIMITS, GrammarCompiler};
 pub use output::{ChatFormat, ChoiceDecoder, DecodeOptions};
 pub use output_parser::OutputParser;
 pub use prompt::{PromptError, PromptOptions, PromptRenderer};

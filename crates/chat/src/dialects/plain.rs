@@ -25,9 +25,9 @@ impl CallParser for Parser {
 pub(crate) fn format() -> CallFormat {
     CallFormat {
         open: String::new(),
-        before_name: r#""{" "\"name\"" ":""#.to_owned(),
+        before_name: r#""{" "\"name\":""#.to_owned(),
         around_name: ("\"", "\""),
-        before_arguments: r#""," "\"parameters\"" ":""#.to_owned(),
+        before_arguments: r#""," "\"parameters\":""#.to_owned(),
         after: "\"}\"".to_owned(),
         between: "\"; \"".to_owned(),
         close: String::new(),

@@ -1,0 +1,366 @@
+//! Strings: what a pattern or a format says of a string's text, as a regular expression of its JSON spelling.
+
+use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Look, Repetition};
+
+/// One character of a JSON string. Every character has one spelling, so that what is excluded stays excluded.
+pub(super) const CHARACTER: &str = r#"(?:[^"\\\x00-\x1f\x7f]|\\(?:["\\bfnrt]|u00(?:0[0-7bef]|1[0-9a-f]|7f)))"#;
+
+/// Largest count of a pattern's repetition, and its longest text.
+const MAX_REPETITION: u32 = 10_000;
+const MAX_PATTERN_BYTES: usize = 8 << 10;
+/// Most texts of a pattern that are told one by one.
+const MAX_TEXTS: usize = 64;
+
+/// A pattern of a schema.
+#[derive(Debug, Clone)]
+pub(super) struct Pattern {
+    /// Matches the JSON spelling, without the quotes, of the texts that the pattern fits.
+    pub quoted: String,
+    /// Fits the text itself.
+    text: regex::Regex,
+    /// All texts that fit, where they are few.
+    pub texts: Option<Vec<String>>,
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.quoted == other.quoted
+    }
+}
+
+impl Pattern {
+    /// A pattern as JSON Schema has it: it may fit anywhere in the text.
+    ///
+    /// # Errors
+    /// In plain words, when it cannot be enforced.
+    pub fn new(source: &str) -> Result<Self, String> {
+        if source.len() > MAX_PATTERN_BYTES {
+            return Err(format!("is longer than {MAX_PATTERN_BYTES} bytes"));
+        }
+        Self::from_rust(&ecma_to_rust(source), false)
+    }
+
+    /// Just these texts.
+    pub fn of_texts(texts: Vec<String>) -> Self {
+        let parts: Vec<Hir> = texts.iter().map(|text| Hir::literal(text.as_bytes())).collect();
+        let exact = Hir::alternation(parts);
+        let quoted = lark_regex(&quote(&exact).expect("texts are texts"));
+        let text = regex::Regex::new(&format!("^(?:{exact})$")).expect("a list of texts is small");
+        Self { quoted, text, texts: Some(texts) }
+    }
+
+    /// What a format asserts; `None` for formats that assert nothing here.
+    pub fn of_format(name: &str) -> Option<Self> {
+        let source = super::formats::pattern(name)?;
+        Some(Self::from_rust(&source, true).expect("formats' patterns are regular"))
+    }
+
+    fn from_rust(source: &str, whole: bool) -> Result<Self, String> {
+        let mut parser = regex_syntax::ParserBuilder::new().nest_limit(100).build();
+        let hir = parser.parse(source).map_err(|error| reason(source, &error))?;
+        let (hir, starts, ends) = anchors(hir);
+        if !is_plain(&hir) {
+            return Err("has ^, $ or \\b in a place that cannot be enforced".to_owned());
+        }
+        let exact = Hir::concat(vec![
+            if starts || whole { Hir::empty() } else { anything() },
+            hir,
+            if ends || whole { Hir::empty() } else { anything() },
+        ]);
+        let text = regex::Regex::new(&format!("^(?:{exact})$")).map_err(|_| "is too large".to_owned())?;
+        let texts = all_texts(&exact).filter(|texts| texts.len() <= MAX_TEXTS);
+        Ok(Self { quoted: lark_regex(&quote(&exact)?), text, texts })
+    }
+
+    /// Whether a text fits.
+    pub fn fits(&self, text: &str) -> bool {
+        self.text.is_match(text)
+    }
+}
+
+/// Why a pattern is refused, in plain words.
+fn reason(source: &str, error: &regex_syntax::Error) -> String {
+    use regex_syntax::ast::ErrorKind;
+    let regex_syntax::Error::Parse(error) = error else {
+        return "is no regular expression that can be enforced".to_owned();
+    };
+    let at = source.get(error.span().start.offset..).unwrap_or_default();
+    let at: String = at.chars().take(20).collect();
+    match error.kind() {
+        ErrorKind::UnsupportedLookAround => format!("uses look-around, which cannot be enforced, at {at:?}"),
+        ErrorKind::UnsupportedBackreference => format!("uses a backreference, which cannot be enforced, at {at:?}"),
+        ErrorKind::NestLimitExceeded(_) => "is nested too deeply".to_owned(),
+        _ => format!("is not a regular expression that can be enforced, at {at:?}"),
+    }
+}
+
+/// ECMAScript's spelling in Rust's: classes of ASCII, escapes that mean themselves, `[^]` and `[]`.
+pub(crate) fn ecma_to_rust(source: &str) -> String {
+    let mut result = String::with_capacity(source.len() + 16);
+    let mut characters = source.chars().peekable();
+    let mut in_class = false;
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => match characters.next() {
+                Some('d') => result.push_str(if in_class { "0-9" } else { "[0-9]" }),
+                Some('D') => result.push_str("[^0-9]"),
+                Some('w') => result.push_str(if in_class { "0-9A-Za-z_" } else { "[0-9A-Za-z_]" }),
+                Some('W') => result.push_str("[^0-9A-Za-z_]"),
+                Some('/') => result.push('/'),
+                Some('c') if characters.peek().is_some_and(char::is_ascii_alphabetic) => {
+                    let letter = characters.next().expect("peeked at");
+                    result.extend(["\\x", &format!("{:02x}", letter as u8 & 31)]);
+                }
+                Some('0') if !characters.peek().is_some_and(char::is_ascii_digit) => result.push_str("\\x00"),
+                // Rust refuses escapes of what needs none.
+                Some(letter @ ('_' | '"' | '\'' | ',' | ';' | ':' | '=' | '!' | '@' | '%' | '`' | ' ')) => {
+                    result.push(letter);
+                }
+                Some(named @ ('p' | 'P' | 'x' | 'u')) => {
+                    result.extend(['\\', named]);
+                    if characters.peek() == Some(&'{') {
+                        result.extend(characters.by_ref().take_while(|character| *character != '}'));
+                        result.push('}');
+                    }
+                }
+                Some(other) => result.extend(['\\', other]),
+                None => result.push('\\'),
+            },
+            '[' if !in_class => {
+                let mut ahead = characters.clone();
+                match (ahead.next(), ahead.next()) {
+                    (Some('^'), Some(']')) => {
+                        characters = ahead;
+                        result.push_str("(?s:.)");
+                    }
+                    (Some(']'), _) => {
+                        characters.next();
+                        result.push_str("[^\\x00-\\x{10FFFF}]");
+                    }
+                    _ => {
+                        in_class = true;
+                        result.push('[');
+                    }
+                }
+            }
+            // Rust's classes nest and have operators; ECMAScript's do not.
+            '[' | '&' | '~' if in_class => result.extend(['\\', character]),
+            '-' if in_class && characters.peek() == Some(&'-') => result.push_str("\\-"),
+            ']' => {
+                in_class = false;
+                result.push(']');
+            }
+            '.' if !in_class => result.push_str("[^\\n\\r\\x{2028}\\x{2029}]"),
+            // A brace that counts nothing is a character.
+            '{' if !in_class && !counts(characters.clone()) => result.push_str("\\{"),
+            '}' if !in_class && !closes_count(&result) => result.push_str("\\}"),
+            _ => result.push(character),
+        }
+    }
+    result
+}
+
+fn counts(mut rest: impl Iterator<Item = char>) -> bool {
+    let mut digits = 0;
+    loop {
+        match rest.next() {
+            Some('0'..='9') => digits += 1,
+            Some(',') if digits > 0 => {}
+            Some('}') => return digits > 0,
+            _ => return false,
+        }
+    }
+}
+
+fn closes_count(before: &str) -> bool {
+    let Some(open) = before.rfind('{') else { return false };
+    !before[..open].ends_with('\\') && before[open + 1..].bytes().all(|byte| b"0123456789,".contains(&byte))
+}
+
+/// A pattern without the anchors at its ends, and whether they were there.
+fn anchors(hir: Hir) -> (Hir, bool, bool) {
+    let parts = match hir.kind() {
+        HirKind::Concat(parts) => parts.clone(),
+        HirKind::Look(_) => vec![hir],
+        // `^(?:…)$` in a group of its own.
+        HirKind::Capture(capture) => return anchors((*capture.sub).clone()),
+        _ => return (hir, false, false),
+    };
+    let is = |part: &Hir, look: Look| matches!(part.kind(), HirKind::Look(found) if *found == look);
+    let starts = parts.iter().take_while(|part| is(part, Look::Start)).count();
+    let ends = parts[starts..].iter().rev().take_while(|part| is(part, Look::End)).count();
+    let inner = parts[starts..parts.len() - ends].to_vec();
+    (Hir::concat(inner), starts > 0, ends > 0)
+}
+
+/// Whether nothing looks around.
+fn is_plain(hir: &Hir) -> bool {
+    hir.properties().look_set().is_empty()
+}
+
+fn anything() -> Hir {
+    let class = Hir::class(Class::Unicode(ClassUnicode::new([ClassUnicodeRange::new('\0', char::MAX)])));
+    Hir::repetition(Repetition { min: 0, max: None, greedy: true, sub: Box::new(class) })
+}
+
+/// The same in JSON's spelling.
+fn quote(hir: &Hir) -> Result<Hir, String> {
+    Ok(match hir.kind() {
+        HirKind::Empty => Hir::empty(),
+        HirKind::Look(_) => return Err("looks around".to_owned()),
+        HirKind::Literal(literal) => {
+            let text = std::str::from_utf8(&literal.0).map_err(|_| "matches what is no text".to_owned())?;
+            let mut spelled = String::new();
+            text.chars().for_each(|character| spell(character, &mut spelled));
+            Hir::literal(spelled.into_bytes())
+        }
+        HirKind::Class(Class::Bytes(_)) => return Err("matches what is no text".to_owned()),
+        HirKind::Class(Class::Unicode(class)) => quote_class(class),
+        HirKind::Repetition(repetition) => {
+            if repetition.min > MAX_REPETITION || repetition.max.is_some_and(|max| max > MAX_REPETITION) {
+                return Err(format!("repeats more than {MAX_REPETITION} times"));
+            }
+            let sub = Box::new(quote(&repetition.sub)?);
+            Hir::repetition(Repetition { sub, greedy: true, ..repetition.clone() })
+        }
+        HirKind::Capture(capture) => quote(&capture.sub)?,
+        HirKind::Concat(parts) => Hir::concat(parts.iter().map(quote).collect::<Result<_, _>>()?),
+        HirKind::Alternation(parts) => Hir::alternation(parts.iter().map(quote).collect::<Result<_, _>>()?),
+    })
+}
+
+fn quote_class(class: &ClassUnicode) -> Hir {
+    let special = |character: char| character < ' ' || matches!(character, '"' | '\\' | '\u{7f}');
+    let specials = ('\0'..'\u{80}').filter(|character| special(*character));
+    let mut plain = class.clone();
+    plain
+        .difference(&ClassUnicode::new(specials.clone().map(|character| ClassUnicodeRange::new(character, character))));
+    let has = |character: &char| class.iter().any(|range| (range.start()..=range.end()).contains(character));
+    let spelled = specials.filter(has).map(|character| {
+        let mut text = String::new();
+        spell(character, &mut text);
+        Hir::literal(text.into_bytes())
+    });
+    let plain = Hir::class(Class::Unicode(plain));
+    Hir::alternation(std::iter::once(plain).chain(spelled).collect())
+}
+
+/// Writes a character as JSON does.
+fn spell(character: char, out: &mut String) {
+    match character {
+        '\u{7f}' => out.push_str("\\u007f"),
+        character => {
+            let quoted = serde_json::Value::from(character.to_string()).to_string();
+            out.push_str(&quoted[1..quoted.len() - 1]);
+        }
+    }
+}
+
+/// A text as a JSON string in the one spelling that grammars use.
+pub(super) fn json_string(text: &str) -> String {
+    let mut out = String::from("\"");
+    text.chars().for_each(|character| spell(character, &mut out));
+    out + "\""
+}
+
+/// A regular expression between slashes, as Lark has it.
+fn lark_regex(hir: &Hir) -> String {
+    let mut result = String::from("/");
+    let mut escaped = false;
+    for character in hir.to_string().chars() {
+        match character {
+            '/' if !escaped => result.push_str("\\/"),
+            '\n' => result.push_str("\\n"),
+            '\r' => result.push_str("\\r"),
+            _ => result.push(character),
+        }
+        escaped = character == '\\' && !escaped;
+    }
+    result + "/"
+}
+
+/// All texts that fit, where they are few.
+fn all_texts(hir: &Hir) -> Option<Vec<String>> {
+    let few = |texts: &Vec<String>| texts.len() <= MAX_TEXTS;
+    let joined = |left: &[String], right: &[String]| -> Option<Vec<String>> {
+        let fits = left.len() * right.len() <= MAX_TEXTS;
+        fits.then(|| left.iter().flat_map(|a| right.iter().map(move |b| format!("{a}{b}"))).collect())
+    };
+    let mut texts = match hir.kind() {
+        HirKind::Empty => vec![String::new()],
+        HirKind::Literal(literal) => vec![String::from_utf8(literal.0.to_vec()).ok()?],
+        HirKind::Class(Class::Unicode(class)) => {
+            let count: usize = class.iter().map(ClassUnicodeRange::len).sum();
+            let all = class.iter().flat_map(|range| range.start()..=range.end());
+            (count <= MAX_TEXTS).then(|| all.map(String::from).collect())?
+        }
+        HirKind::Repetition(repetition) => {
+            let most = repetition.max.filter(|max| *max <= 16)?;
+            let one = all_texts(&repetition.sub)?;
+            let (mut power, mut all) = (vec![String::new()], Vec::new());
+            for count in 0..=most {
+                if count >= repetition.min {
+                    all.extend(power.iter().cloned());
+                }
+                if count < most {
+                    power = joined(&power, &one)?;
+                }
+            }
+            all
+        }
+        HirKind::Capture(capture) => all_texts(&capture.sub)?,
+        HirKind::Concat(parts) => {
+            let mut all = vec![String::new()];
+            for part in parts {
+                all = joined(&all, &all_texts(part)?)?;
+            }
+            all
+        }
+        HirKind::Alternation(parts) => {
+            let mut all = Vec::new();
+            for part in parts {
+                all.extend(all_texts(part).filter(few)?);
+            }
+            all
+        }
+        HirKind::Class(Class::Bytes(_)) | HirKind::Look(_) => return None,
+    };
+    texts.sort();
+    texts.dedup();
+    Some(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_fit_anywhere_unless_anchored() {
+        let fits = |source: &str, text: &str| Pattern::new(source).unwrap().fits(text);
+        assert!(fits("b+", "abc") && fits("^a", "abc") && fits("c$", "abc") && fits("^abc$", "abc"));
+        assert!(!fits("^b", "abc") && !fits("b$", "abc") && !fits(r"^\d$", "٣") && fits(r"^\/a\_$", "/a_"));
+        assert!(fits("^[^]$", "\n") && !fits("^.$", "\n") && fits("^{a}$", "{a}") && fits("^a{2}$", "aa"));
+        assert!(fits(r"^\u0041\x42\cJ$", "AB\n") && fits("^[[a&&b]$", "[") && fits(r"^\p{L}+$", "é"));
+    }
+
+    #[test]
+    fn what_cannot_be_enforced_is_said_in_plain_words() {
+        let refused = |source: &str| Pattern::new(source).unwrap_err();
+        assert!(refused("^(?!^[-+.]*$)a").contains("look-around"));
+        assert!(refused(r"(a)\1").contains("backreference"));
+        assert!(refused("a(").contains("at \"(\"") || refused("a(").contains("regular expression"));
+        assert!(refused(r"a\bc").contains(r"\b"));
+        assert!(refused("a{99999}").contains("repeats") || refused("a{99999}").contains("large"));
+    }
+
+    #[test]
+    fn spelling_is_json_and_unique() {
+        let quoted = |source: &str| Pattern::new(source).unwrap().quoted;
+        assert_eq!(quoted("^a\"b$"), r#"/(?:a\\"b)/"#);
+        assert_eq!(quoted("^\\n$"), r"/(?:\\n)/");
+        assert_eq!(Pattern::new("^a[01]$").unwrap().texts.unwrap(), ["a0", "a1"]);
+        assert_eq!(Pattern::new("^(x|yy)?$").unwrap().texts.unwrap(), ["", "x", "yy"]);
+        assert_eq!(Pattern::new("a").unwrap().texts, None);
+        assert_eq!(json_string("a\u{7f}\n\u{1}"), r#""a\u007f\n\u0001""#);
+    }
+}
