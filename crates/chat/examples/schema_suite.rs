@@ -26,13 +26,12 @@ fn main() {
             let mut case: Value = serde_json::from_str(&line.unwrap()).unwrap();
             let schema = case["schema"].take();
             let result = compile(&factory, &schema, by_library);
-            println!(
-                "{}",
-                result.map_or_else(
-                    |error| json!({"error": error}),
-                    |matcher| json!({"takes": takes(&environment, &matcher, &case["instances"])})
-                )
-            );
+            let found = |matcher: Matcher| {
+                let count = case["samples"].as_u64().unwrap_or_default();
+                let samples: Vec<String> = (0..count).filter_map(|seed| sample(&environment, &matcher, seed)).collect();
+                json!({"takes": takes(&environment, &matcher, &case["instances"]), "samples": samples})
+            };
+            println!("{}", result.map_or_else(|error| json!({"error": error}), found));
         }
     };
     std::thread::Builder::new().stack_size(1 << 30).spawn(work).unwrap().join().unwrap();
@@ -89,7 +88,8 @@ fn sample(environment: &TokEnv, matcher: &Matcher, seed: u64) -> Option<String> 
             return Some("{".to_owned());
         }
         // What closes something is likely, so that most answers end.
-        let closing: Vec<u32> = allowed.iter().copied().filter(|id| *id >= 256 || b"\"]}".contains(&(*id as u8))).collect();
+        let closing: Vec<u32> =
+            allowed.iter().copied().filter(|id| *id >= 256 || b"\"]}".contains(&(*id as u8))).collect();
         let choices = if !closing.is_empty() && random(3) == 0 { &closing } else { &allowed };
         let token = choices[random(choices.len())];
         if token == environment.tok_trie().eos_token() {

@@ -92,8 +92,11 @@ impl<'a> Definitions<'a> {
         let (resource, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let base = join(&from.base, resource);
         let (schema, base, path) = if fragment.is_empty() || fragment.starts_with('/') {
-            let root = self.resources.get(base.trim_end_matches('#')).copied()?;
-            let (schema, base) = walk(root, &base, &decoded(fragment), self.refs_stand_alone)?;
+            let root = self.resources.get(base.trim_end_matches('#')).copied();
+            let within = |root: &&'a Value| walk(root, &base, &decoded(fragment), self.refs_stand_alone);
+            // Many give parts an `$id` and go on meaning the whole schema.
+            let whole = self.resources.get("").filter(|_| resource.is_empty());
+            let (schema, base) = root.as_ref().and_then(within).or_else(|| whole.and_then(within))?;
             let path = decoded(fragment).trim_start_matches('/').replace('/', ".");
             (schema, base, if resource.is_empty() { path } else { reference.to_owned() })
         } else {

@@ -275,6 +275,8 @@ fn references_may_recurse() {
     check(&json!({"$defs": {"x": {"$anchor": "here", "const": 1}}, "$ref": "#here"}), &["1"], &["2"]);
     assert!(refusal(&json!({"$ref": "http://example.com/x"})).contains("$ref"));
     check(&json!({"$ref": "#/$defs/a%25b~1c", "$defs": {"a%b/c": {"const": 5}}}), &["5"], &["6"]);
+    let named = json!({"$defs": {"x": {"const": 1}}, "properties": {"a": {"$id": "/a", "items": {"$ref": "#/$defs/x"}}}, "type": "object"});
+    check(&named, &["{\"a\":[1]}"], &["{\"a\":[2]}"]);
     let beside = json!({"$defs": {"p": {"properties": {"a": {"const": 1}}}}, "$ref": "#/$defs/p", "required": ["a"], "type": "object"});
     check(&beside, &["{\"a\":1}"], &["{}"]);
 }

@@ -58,15 +58,10 @@ impl Pattern {
     fn from_rust(source: &str, whole: bool) -> Result<Self, String> {
         let mut parser = regex_syntax::ParserBuilder::new().nest_limit(100).build();
         let hir = parser.parse(source).map_err(|error| reason(source, &error))?;
-        let (hir, starts, ends) = anchors(hir);
-        if !is_plain(&hir) {
+        let exact = if whole { hir } else { open(&open(&hir, Look::Start), Look::End) };
+        if !exact.properties().look_set().is_empty() {
             return Err("has ^, $ or \\b in a place that cannot be enforced".to_owned());
         }
-        let exact = Hir::concat(vec![
-            if starts || whole { Hir::empty() } else { anything() },
-            hir,
-            if ends || whole { Hir::empty() } else { anything() },
-        ]);
         let text = regex::Regex::new(&format!("^(?:{exact})$")).map_err(|_| "is too large".to_owned())?;
         let texts = all_texts(&exact).filter(|texts| texts.len() <= MAX_TEXTS);
         Ok(Self { quoted: lark_regex(&quote(&exact)?), text, texts })
@@ -94,6 +89,9 @@ fn reason(source: &str, error: &regex_syntax::Error) -> String {
     }
 }
 
+/// White space, as ECMAScript has it.
+const SPACES: &str = r"\t-\r \x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\x{feff}";
+
 /// ECMAScript's spelling in Rust's: classes of ASCII, escapes that mean themselves, `[^]` and `[]`.
 pub(crate) fn ecma_to_rust(source: &str) -> String {
     let mut result = String::with_capacity(source.len() + 16);
@@ -106,6 +104,9 @@ pub(crate) fn ecma_to_rust(source: &str) -> String {
                 Some('D') => result.push_str("[^0-9]"),
                 Some('w') => result.push_str(if in_class { "0-9A-Za-z_" } else { "[0-9A-Za-z_]" }),
                 Some('W') => result.push_str("[^0-9A-Za-z_]"),
+                Some('s') if in_class => result.push_str(SPACES),
+                Some('s') => result.extend(["[", SPACES, "]"]),
+                Some('S') => result.extend(["[^", SPACES, "]"]),
                 Some('/') => result.push('/'),
                 Some('c') if characters.peek().is_some_and(char::is_ascii_alphabetic) => {
                     let letter = characters.next().expect("peeked at");
@@ -177,25 +178,32 @@ fn closes_count(before: &str) -> bool {
     !before[..open].ends_with('\\') && before[open + 1..].bytes().all(|byte| b"0123456789,".contains(&byte))
 }
 
-/// A pattern without the anchors at its ends, and whether they were there.
-fn anchors(hir: Hir) -> (Hir, bool, bool) {
+/// A pattern that may be preceded or followed by anything, unless an anchor stands there.
+fn open(hir: &Hir, anchor: Look) -> Hir {
+    let at_start = anchor == Look::Start;
     let parts = match hir.kind() {
-        HirKind::Concat(parts) => parts.clone(),
-        HirKind::Look(_) => vec![hir],
-        // `^(?:…)$` in a group of its own.
-        HirKind::Capture(capture) => return anchors((*capture.sub).clone()),
-        _ => return (hir, false, false),
+        HirKind::Alternation(parts) => return Hir::alternation(parts.iter().map(|part| open(part, anchor)).collect()),
+        HirKind::Capture(capture) => return open(&capture.sub, anchor),
+        HirKind::Concat(parts) => parts.as_slice(),
+        _ => std::slice::from_ref(hir),
     };
-    let is = |part: &Hir, look: Look| matches!(part.kind(), HirKind::Look(found) if *found == look);
-    let starts = parts.iter().take_while(|part| is(part, Look::Start)).count();
-    let ends = parts[starts..].iter().rev().take_while(|part| is(part, Look::End)).count();
-    let inner = parts[starts..parts.len() - ends].to_vec();
-    (Hir::concat(inner), starts > 0, ends > 0)
-}
-
-/// Whether nothing looks around.
-fn is_plain(hir: &Hir) -> bool {
-    hir.properties().look_set().is_empty()
+    let is_anchor = |part: &Hir| matches!(part.kind(), HirKind::Look(look) if *look == anchor);
+    let (outer, inner) = match (parts.split_first(), parts.split_last()) {
+        (Some((first, rest)), _) if at_start => (first, rest),
+        (_, Some((last, rest))) => (last, rest),
+        _ => return anything(),
+    };
+    let outer = match outer {
+        // Said twice.
+        outer if is_anchor(outer) && inner.iter().any(is_anchor) => return open(&Hir::concat(inner.to_vec()), anchor),
+        outer if is_anchor(outer) => Hir::empty(),
+        outer if parts.len() > 1 && outer.properties().look_set().contains(anchor) => open(outer, anchor),
+        outer if at_start => Hir::concat(vec![anything(), outer.clone()]),
+        outer => Hir::concat(vec![outer.clone(), anything()]),
+    };
+    let mut parts = inner.to_vec();
+    parts.insert(if at_start { 0 } else { parts.len() }, outer);
+    Hir::concat(parts)
 }
 
 fn anything() -> Hir {
@@ -214,6 +222,7 @@ fn quote(hir: &Hir) -> Result<Hir, String> {
             text.chars().for_each(|character| spell(character, &mut spelled));
             Hir::literal(spelled.into_bytes())
         }
+        HirKind::Class(Class::Bytes(class)) if class.iter().next().is_none() => Hir::fail(),
         HirKind::Class(Class::Bytes(_)) => return Err("matches what is no text".to_owned()),
         HirKind::Class(Class::Unicode(class)) => quote_class(class),
         HirKind::Repetition(repetition) => {
@@ -340,6 +349,7 @@ mod tests {
         assert!(fits("b+", "abc") && fits("^a", "abc") && fits("c$", "abc") && fits("^abc$", "abc"));
         assert!(!fits("^b", "abc") && !fits("b$", "abc") && !fits(r"^\d$", "٣") && fits(r"^\/a\_$", "/a_"));
         assert!(fits("^[^]$", "\n") && !fits("^.$", "\n") && fits("^{a}$", "{a}") && fits("^a{2}$", "aa"));
+        assert!(fits("^a$|^b$", "b") && !fits("^a$|^b$", "ab") && fits("^a|b$", "cb") && !fits("^a|b$", "ba"));
         assert!(fits(r"^\u0041\x42\cJ$", "AB\n") && fits("^[[a&&b]$", "[") && fits(r"^\p{L}+$", "é"));
     }
 
