@@ -29,7 +29,11 @@ impl MaskWorker {
         let (jobs, receiver) = mpsc::channel::<Vec<(SequenceId, Constraint)>>();
         let (sender, results) = mpsc::channel();
         let work = move || {
-            while let Ok(job) = receiver.recv() {
+            while let Ok(mut job) = receiver.recv() {
+                for (_, constraint) in &mut job {
+                    // One that panics here does so again below.
+                    let _ = catch_unwind(AssertUnwindSafe(|| constraint.ask()));
+                }
                 let masked = job.into_iter().map(|(id, mut constraint)| {
                     // A bug in a constraint ends its own sequence only: nothing is allowed.
                     let mask = catch_unwind(AssertUnwindSafe(|| constraint.mask()));
