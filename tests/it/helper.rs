@@ -28,7 +28,7 @@ fn long_structured() -> Value {
 
 /// An answer of many tokens that follows none.
 fn long_free() -> Value {
-    with(chat("Tell me a story."), &json!({"max_tokens": 4000, "ignore_eos": true, "stream": true}))
+    with(chat("Tell me a story."), &json!({"max_tokens": 1000, "ignore_eos": true, "stream": true}))
 }
 
 /// A process's parent and state; `None` when it is gone.
@@ -122,9 +122,9 @@ async fn a_helper_that_hangs_is_replaced() {
     signal(first, Signal::STOP);
     // What is known needs no helper.
     server.ask(CHAT, structured(1)).await;
-    let response = server.post(CHAT, &structured(2)).send().await.unwrap();
-    assert_eq!(response.status(), 500);
+    let began = Instant::now();
     server.ask(CHAT, structured(2)).await;
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_ne!(helper(&server), first);
     assert!(!is_alive(first));
 }
@@ -134,10 +134,8 @@ async fn a_child_beyond_its_memory_dies_alone() {
     let server = Server::start(&[]);
     in_the_midst(&server, |_, child| {
         let pid = Pid::from_raw(child as i32);
-        let unlimited = Rlimit { current: None, maximum: None };
         let own = prlimit(pid, Resource::As, Rlimit { current: Some(1 << 40), maximum: None }).unwrap();
         assert!(own.current.is_some_and(|bytes| bytes < 2 << 30), "{own:?}");
-        assert_ne!(own, unlimited);
         // Not a byte more than it has: the next piece of memory that it wants is one too many.
         prlimit(pid, Resource::As, Rlimit { current: Some(1), maximum: None }).unwrap();
     })

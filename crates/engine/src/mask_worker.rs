@@ -68,3 +68,49 @@ impl Drop for MaskWorker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Notes what is asked of it; one that has no log panics.
+    struct Noted(u64, Option<Arc<Mutex<Vec<(&'static str, u64)>>>>);
+
+    impl Noted {
+        fn note(&self, what: &'static str) {
+            self.1.as_ref().expect("a bug").lock().unwrap().push((what, self.0));
+        }
+    }
+
+    impl TokenConstraint for Noted {
+        fn ask(&mut self) {
+            self.note("ask");
+        }
+
+        fn mask(&mut self) -> Option<TokenMask> {
+            self.note("mask");
+            None
+        }
+
+        fn accept(&mut self, _token_id: u32) {}
+
+        fn rollback(&mut self, _count: usize) {}
+
+        fn fork(&self) -> Constraint {
+            Box::new(Self(self.0, self.1.clone()))
+        }
+    }
+
+    #[test]
+    fn all_masks_are_asked_for_before_one_is_waited_for() {
+        let (worker, log) = (MaskWorker::start().unwrap(), Arc::default());
+        let job = [(1, Some(&log)), (2, None), (3, Some(&log))];
+        let job = job.map(|(id, log)| (SequenceId(id), Box::new(Noted(id, log.cloned())) as Constraint));
+        worker.begin(job.into());
+        let masks: Vec<_> = worker.finish().into_iter().map(|(id, _, mask)| (id.0, mask)).collect();
+        assert_eq!(masks, [(1, None), (2, Some(TokenMask::none(0))), (3, None)]);
+        assert_eq!(*log.lock().unwrap(), [("ask", 1), ("ask", 3), ("mask", 1), ("mask", 3)]);
+    }
+}
