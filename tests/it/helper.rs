@@ -45,6 +45,10 @@ fn children(parent: u32) -> Vec<u32> {
     pids.filter(|pid| stat(*pid).is_some_and(|(of, state)| of == parent && state != 'Z')).collect()
 }
 
+fn num_threads(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+}
+
 fn helper(server: &Server) -> u32 {
     let helpers = children(server.pid());
     assert_eq!(helpers.len(), 1);
@@ -140,6 +144,45 @@ async fn a_child_beyond_its_memory_dies_alone() {
         prlimit(pid, Resource::As, Rlimit { current: Some(1), maximum: None }).unwrap();
     })
     .await;
+}
+
+/// A compilation that hangs ends after its time, or with the client that wanted it.
+#[tokio::test]
+async fn a_compilation_that_hangs_is_ended() {
+    let server = Server::start(&[]);
+    server.ask(CHAT, structured(1)).await;
+    let helper = helper(&server);
+    let known = children(helper);
+    let stop_next = |known: Vec<u32>| {
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let mut new = children(helper).into_iter().filter(|child| !known.contains(child));
+                // With its second thread it starts on the grammar.
+                if let Some(child) = new.find(|child| num_threads(*child) == 2) {
+                    std::thread::sleep(Duration::from_millis(5));
+                    signal(child, Signal::STOP);
+                    return child;
+                }
+            }
+        })
+    };
+    // It takes long enough to be stopped in the midst.
+    let parts: String = (900..1900).map(|n| format!("(((x{{1,{n}}}){{1,1000}}){{1,1000}})\n")).collect();
+    let body = with(chat("x"), &json!({"guided_grammar": format!("start: {} x\nx: \"a\"", parts.replace('\n', " "))}));
+
+    let (child, response) = tokio::join!(stop_next(known.clone()), server.post(CHAT, &body).send());
+    let error = response.unwrap().json::<Value>().await.unwrap()["error"]["message"].clone();
+    assert_eq!(error, "guided_grammar: took longer than 2 s to compile: make it simpler");
+    eventually("the child is gone", || !is_alive(child.as_ref().copied().unwrap())).await;
+
+    let stopping = stop_next(known);
+    let abandoned = tokio::spawn(server.post(CHAT, &body).send());
+    let child = stopping.await.unwrap();
+    let began = Instant::now();
+    abandoned.abort();
+    eventually("the child is gone", || !is_alive(child)).await;
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    server.ask(CHAT, structured(1)).await;
 }
 
 /// The inputs that once ended the server, where the wall in front of the library lets them through and where not.
