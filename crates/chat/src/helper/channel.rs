@@ -222,6 +222,7 @@ impl Traffic {
                     pid.store(record.first as i32, Ordering::Relaxed);
                     self.replies.push(Reply::Hello);
                 }
+                Kind::Working => {}
                 Kind::Compiled => self.replies.push(Reply::Compiled),
                 Kind::Refused => self.replies.push(Reply::Refused(String::from_utf8_lossy(payload).into_owned())),
                 Kind::Masked => {

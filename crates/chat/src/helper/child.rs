@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use cpu_time::ProcessTime;
 use rustix::process::{
@@ -12,7 +13,7 @@ use rustix::process::{
 
 use super::wire::{self, Kind, ROOT, Record};
 use crate::grammar_compiler::contradictory;
-use crate::matcher::LocalMatcher;
+use crate::matcher::{DUE, LocalMatcher};
 use crate::{GrammarCompiler, GrammarError};
 
 /// Compiling recurses as deep as a grammar's rules are chained. Pages that are not used cost nothing; too deep a
@@ -92,6 +93,7 @@ fn serve(compiler: &GrammarCompiler, mut socket: &UnixStream) -> io::Result<()> 
 /// Follows the sessions until the server is gone.
 fn answer(root: LocalMatcher, mut requests: BufReader<&UnixStream>, mut socket: &UnixStream) -> io::Result<()> {
     let mut sessions = HashMap::from([(ROOT, root)]);
+    let mut last_sign = Instant::now();
     loop {
         let Record { kind, first, second } = match wire::read(&mut requests) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
@@ -112,8 +114,14 @@ fn answer(root: LocalMatcher, mut requests: BufReader<&UnixStream>, mut socket: 
                 let header = Record::new(Kind::Masked, second, words.len() as u64 * 4).to_bytes();
                 let bytes: Vec<u8> = header.into_iter().chain(words.into_iter().flat_map(u32::to_le_bytes)).collect();
                 socket.write_all(&bytes)?;
+                last_sign = Instant::now();
             }
             _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        // Much work, in pieces that end, is no endless loop.
+        if last_sign.elapsed() > DUE {
+            socket.write_all(&Record::new(Kind::Working, 0, 0).to_bytes())?;
+            last_sign = Instant::now();
         }
     }
 }

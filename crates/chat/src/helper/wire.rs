@@ -50,6 +50,8 @@ pub(super) enum Kind {
     // Child to server.
     /// Its process id.
     Hello,
+    /// It has done some of what it was told, and goes on.
+    Working,
     /// The grammar was compiled.
     Compiled,
     /// Why it was not: bytes of a text, which follow.
@@ -58,7 +60,7 @@ pub(super) enum Kind {
     Masked,
 }
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     Kind::Tokenizer,
     Kind::EndToken,
     Kind::Start,
@@ -70,6 +72,7 @@ const KINDS: [Kind; 14] = [
     Kind::Close,
     Kind::Mask,
     Kind::Hello,
+    Kind::Working,
     Kind::Compiled,
     Kind::Refused,
     Kind::Masked,
