@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "an allocator")]
 
 mod mutator;
+mod schemas;
 mod targets;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -15,7 +16,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use moesaic_chat::{AnswerFormat, CallRules, CallableTool, Otherwise};
 use mutator::Mutator;
+use schemas::Schemas;
 
 /// A template may write 64 MiB, in a vector that doubles; nothing else comes near.
 const MAX_ALLOCATION: usize = 160 << 20;
@@ -81,4 +84,29 @@ fn hostile_input_does_no_harm() {
     fuzz("server_config", 10_000, targets::server_config);
     fuzz("chat_template", 10_000, targets::chat_template);
     fuzz("json_schema", 1_000, targets::json_schema);
+    extreme_schemas(2_000);
+}
+
+/// Schemas that no mutation reaches: a stack that overflows, or a loop without end, ends or stalls this process.
+fn extreme_schemas(runs: usize) {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap());
+    let (runs, mut taken) = (number("FUZZ_RUNS").unwrap_or(runs), 0);
+    let mut schemas = Schemas::new(number("FUZZ_SEED").unwrap_or(1) as u64);
+    for run in 0..runs {
+        let schema = schemas.next();
+        let format = if run % 2 == 0 {
+            AnswerFormat::JsonSchema(schema.clone())
+        } else {
+            let tool = CallableTool { name: "f".to_owned(), parameters: schema.clone(), strict: false };
+            AnswerFormat::Calls(CallRules { tools: vec![tool], otherwise: Otherwise::Text, parallel: true })
+        };
+        let started = Instant::now();
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| targets::follow(&format)));
+        let (took, largest) = (started.elapsed(), LARGEST.swap(0, Ordering::Relaxed));
+        taken += usize::from(*result.as_ref().unwrap_or_else(|_| panic!("schemas, run {run}: panics on {schema}")));
+        assert!(took < MAX_TIME, "schemas, run {run}: took {took:?} on {schema}");
+        assert!(largest < MAX_ALLOCATION, "schemas, run {run}: allocated {largest} bytes on {schema}");
+    }
+    // Otherwise the generator makes nonsense only.
+    assert!(taken * 4 > runs, "{taken} of {runs} schemas were taken");
 }

@@ -4,7 +4,8 @@ use std::sync::{Arc, LazyLock};
 
 use candle_core::DType;
 use moesaic_chat::{
-    AnswerFormat, ChatTemplate, Dialect, GrammarCompiler, Markers, PromptOptions, PromptRenderer, Tokenizer,
+    AnswerFormat, ChatTemplate, Dialect, GrammarCompiler, Markers, OutputConstraint, OutputRules, PromptOptions,
+    PromptRenderer, Start, Tokenizer,
 };
 use moesaic_model::{Architecture, Checkpoint, Device, LoadOptions, Progress, Quantization, Weights};
 use moesaic_protocol::{
@@ -83,11 +84,26 @@ pub fn chat_template(source: &[u8]) {
     }
 }
 
+static COMPILER: LazyLock<GrammarCompiler> =
+    LazyLock::new(|| GrammarCompiler::new(Arc::clone(&TOKENIZER), &[1]).unwrap());
+
 /// A request's schema becomes a grammar or an error.
 pub fn json_schema(text: &[u8]) {
-    static COMPILER: LazyLock<GrammarCompiler> =
-        LazyLock::new(|| GrammarCompiler::new(Arc::clone(&TOKENIZER), &[1]).unwrap());
     let Ok(schema) = serde_json::from_slice::<Value>(text) else { return };
+    let _ = follow(&AnswerFormat::JsonSchema(schema));
+}
+
+/// A schema becomes a grammar, in this process, and an answer is drawn from it as far as it goes. Whether it was taken.
+pub fn follow(format: &AnswerFormat) -> bool {
     let markers = Markers::new(Dialect::DeepSeekV31, &TOKENIZER);
-    let _ = COMPILER.compile(&AnswerFormat::JsonSchema(schema), Dialect::DeepSeekV31, &markers);
+    let Ok(grammar) = COMPILER.compile(format, Dialect::DeepSeekV31, &markers) else { return false };
+    let rules = OutputRules { grammar: Some(grammar), ..OutputRules::default() };
+    let mut answer = OutputConstraint::new(rules, Start::Content, 1536, &[1], Arc::new(markers));
+    for step in 0..12 {
+        let mask = answer.mask().expect("a grammar forbids something");
+        let allowed: Vec<u32> = (0..1536).filter(|id| mask[*id as usize / 32] >> (id % 32) & 1 == 1).collect();
+        let Some(token) = allowed.get(step * 7 % allowed.len().max(1)) else { break };
+        answer.accept(*token);
+    }
+    true
 }

@@ -11,6 +11,7 @@ mod errors;
 mod fixtures;
 mod golden;
 mod gpu;
+mod helper;
 mod invariance;
 mod lifecycle;
 mod openapi;

@@ -2,9 +2,6 @@
 //! must not occur.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use cpu_time::ThreadTime;
 
 use crate::{CompiledGrammar, Marker, Markers, Start};
 
@@ -28,12 +25,10 @@ pub struct OutputConstraint {
     num_ids: usize,
     eos_token_ids: Arc<[u32]>,
     markers: Arc<Markers>,
-    /// State before each accepted token, and whether the grammar has seen it.
+    /// State before each accepted token, and whether it was the grammar's.
     history: Vec<(Phase, bool)>,
     phase: Phase,
     tokens: Vec<u32>,
-    /// Time of computing that the grammar took beyond its due. Not of waiting: a busy machine must not end an answer.
-    delay: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +40,6 @@ enum Phase {
     /// The grammar's turn.
     Answer(u32),
 }
-
-/// A grammar's due for one token, and how much it may take beyond it in all: others wait for it. One that takes more
-/// ends, as if it had run into a dead end.
-const DUE: Duration = Duration::from_millis(20);
-const MAX_DELAY: Duration = Duration::from_millis(500);
 
 /// One bit per token id.
 type Bits = Vec<u32>;
@@ -70,7 +60,13 @@ impl OutputConstraint {
             history: Vec::new(),
             phase,
             tokens: Vec::new(),
-            delay: Duration::ZERO,
+        }
+    }
+
+    /// Starts on the next mask, where a helper computes it.
+    pub fn ask(&mut self) {
+        if let (Phase::Open | Phase::Answer(_), Some(grammar)) = (self.phase, &mut self.rules.grammar) {
+            grammar.ask();
         }
     }
 
@@ -115,7 +111,7 @@ impl OutputConstraint {
     pub fn accept(&mut self, token_id: u32) {
         let before = self.phase;
         let marker = self.markers.of(token_id);
-        let mut consumed = false;
+        let mut is_grammars = false;
         self.phase = match (self.phase, marker) {
             (Phase::Open, Some(Marker::ThinkOpen)) => Phase::Thought(0),
             (Phase::Answer(spent), Some(Marker::ThinkOpen)) if self.rules.grammar.is_none() => Phase::Thought(spent),
@@ -123,15 +119,13 @@ impl OutputConstraint {
             (Phase::Thought(spent), _) => Phase::Thought(spent + 1),
             (Phase::Open | Phase::Answer(_), _) => {
                 if let Some(grammar) = &mut self.rules.grammar {
-                    let began = ThreadTime::now();
-                    // A refusal leaves the matcher in its error state: the next mask is empty.
-                    consumed = !grammar.0.is_stopped() && grammar.0.consume_token(token_id).is_ok();
-                    self.delay += began.elapsed().saturating_sub(DUE);
+                    grammar.accept(token_id);
+                    is_grammars = true;
                 }
                 Phase::Answer(if let Phase::Answer(spent) = before { spent } else { 0 })
             }
         };
-        self.history.push((before, consumed));
+        self.history.push((before, is_grammars));
         if !self.rules.bad_words.is_empty() {
             self.tokens.push(token_id);
         }
@@ -143,12 +137,11 @@ impl OutputConstraint {
         if let Some((phase, _)) = undone.first() {
             self.phase = *phase;
         }
-        let consumed = undone.iter().filter(|(_, consumed)| *consumed).count();
+        let num_grammars = undone.iter().filter(|(_, is_grammars)| *is_grammars).count();
         if let Some(grammar) = &mut self.rules.grammar
-            && consumed > 0
+            && num_grammars > 0
         {
-            // A failure shows in the next mask.
-            let _ = grammar.0.rollback(consumed);
+            grammar.rollback(num_grammars);
         }
         self.tokens.truncate(self.tokens.len().saturating_sub(count));
     }
@@ -156,10 +149,7 @@ impl OutputConstraint {
     /// A copy in the same state.
     #[must_use]
     pub fn fork(&self) -> Self {
-        let mut copy = self.clone();
-        // Plain clones share a lock.
-        copy.rules.grammar = self.rules.grammar.as_ref().map(|grammar| CompiledGrammar(grammar.0.deep_clone()));
-        copy
+        self.clone()
     }
 
     fn thought_mask(&self) -> Option<Bits> {
@@ -172,11 +162,7 @@ impl OutputConstraint {
     }
 
     fn grammar_mask(&mut self) -> Option<Bits> {
-        let grammar = self.rules.grammar.as_mut()?;
-        let began = ThreadTime::now();
-        let mask = grammar.0.compute_mask_or_eos().map(|mask| mask.as_slice().to_vec());
-        self.delay += began.elapsed().saturating_sub(DUE);
-        let mask = mask.ok().filter(|_| self.delay < MAX_DELAY);
+        let mask = self.rules.grammar.as_mut()?.mask();
         Some(mask.unwrap_or_else(|| vec![0; self.num_ids.div_ceil(32)]))
     }
 }

@@ -170,12 +170,16 @@ fn arguments(
     lines: &mut Vec<String>,
 ) -> Result<String, GrammarError> {
     let enforcement = if tool.strict { Enforcement::Strict } else { Enforcement::Hint };
-    match format {
-        ArgumentFormat::Json => {
-            rules(&tool.parameters, enforcement, Root::Object, &format!("arguments_{index}_"), lines)
-        }
-        ArgumentFormat::Tags => tags(index, &tool.parameters, enforcement, lines),
+    if format == ArgumentFormat::Tags {
+        return tags(index, &tool.parameters, enforcement, lines);
     }
+    let prefix = format!("arguments_{index}_");
+    let written = rules(&tool.parameters, enforcement, Root::Object, &prefix, lines);
+    if tool.strict {
+        return written;
+    }
+    // A hint that is too large to follow is none.
+    written.or_else(|_| rules(&json!({"type": "object"}), enforcement, Root::Object, &prefix, lines))
 }
 
 /// Arguments as DeepSeek-V3.2's tags, in the order of the schema.

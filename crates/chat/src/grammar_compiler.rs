@@ -6,6 +6,7 @@ use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
 use llguidance::{Matcher, ParserFactory};
 
+use crate::matcher::{CompiledGrammar, LocalMatcher, Place};
 use crate::{AnswerFormat, Dialect, GrammarError, Markers, Tokenizer};
 
 /// Compiling recurses as deep as a grammar's rules are chained: at most one per few bytes of its source. The pages of a
@@ -23,7 +24,8 @@ pub const GRAMMAR_LIMITS: ParserLimits = ParserLimits {
     verbose_errors: false,
 };
 
-/// Compiles grammars for one tokenizer.
+/// Compiles grammars for one tokenizer, in this process: what exhausts its stack ends the process. A server compiles by
+/// [`GrammarHost`](crate::GrammarHost).
 pub struct GrammarCompiler {
     factory: ParserFactory,
 }
@@ -63,8 +65,7 @@ impl GrammarCompiler {
         Ok(Self { factory })
     }
 
-    /// Compiles a grammar, on a thread of its own. May take long for hostile input, though never without end: call it
-    /// off the async threads, with a time limit.
+    /// Compiles a grammar, on a thread of its own with a large stack.
     ///
     /// # Errors
     /// When it is invalid, unsupported or exceeds a bound.
@@ -74,18 +75,24 @@ impl GrammarCompiler {
         dialect: Dialect,
         markers: &Markers,
     ) -> Result<CompiledGrammar, GrammarError> {
-        let grammar = TopLevelGrammar::from_lark(format.lark(dialect, markers)?);
+        let source = format.lark(dialect, markers)?;
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
             let thread = thread
-                .spawn_scoped(scope, || self.compile_here(grammar))
+                .spawn_scoped(scope, || self.compile_here(&source))
                 .map_err(|error| GrammarError(format!("could not be compiled: {error}")))?;
-            // Some contradictions end in a panic there.
-            thread.join().unwrap_or_else(|_| Err(GrammarError("is contradictory: it cannot be compiled".to_owned())))
+            let matcher = thread.join().unwrap_or_else(|_| Err(contradictory()))?;
+            Ok(CompiledGrammar(Place::Here(Box::new(matcher))))
         })
     }
 
-    fn compile_here(&self, grammar: TopLevelGrammar) -> Result<CompiledGrammar, GrammarError> {
+    /// Compiles a grammar in Lark, on this thread. Some contradictions end in a panic.
+    pub(crate) fn compile_here(&self, source: &str) -> Result<LocalMatcher, GrammarError> {
+        self.matcher(source).map(LocalMatcher::new)
+    }
+
+    pub(crate) fn matcher(&self, source: &str) -> Result<Matcher, GrammarError> {
+        let grammar = TopLevelGrammar::from_lark(source.to_owned());
         let parser =
             self.factory.create_parser(grammar).map_err(|error| GrammarError(first_line(&error.to_string())))?;
         let mut matcher = Matcher::new(Ok(parser));
@@ -93,19 +100,14 @@ impl GrammarCompiler {
         match matcher.compute_mask_or_eos() {
             Err(error) => Err(GrammarError(first_line(&error.to_string()))),
             Ok(mask) if mask.is_zero() => Err(GrammarError("nothing can satisfy it".to_owned())),
-            Ok(_) => Ok(CompiledGrammar(matcher)),
+            Ok(_) => Ok(matcher),
         }
     }
 }
 
-/// A grammar at its beginning.
-#[derive(Clone)]
-pub struct CompiledGrammar(pub(crate) Matcher);
-
-impl std::fmt::Debug for CompiledGrammar {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("CompiledGrammar")
-    }
+/// What a compilation that panicked says.
+pub(crate) fn contradictory() -> GrammarError {
+    GrammarError("is contradictory: it cannot be compiled".to_owned())
 }
 
 struct Environment {

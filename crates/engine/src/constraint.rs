@@ -36,6 +36,8 @@ impl TokenMask {
 /// What a sequence may say. Lives with the sequence in the engine, so a preemption does not
 /// touch it: it follows accepted tokens, not computed ones.
 pub trait TokenConstraint: Send {
+    /// Starts on the next mask, where that happens elsewhere: those of a step are all asked for before one is waited for.
+    fn ask(&mut self) {}
     /// Tokens allowed next; `None` when all are.
     fn mask(&mut self) -> Option<TokenMask>;
     /// Moves on by one accepted token.

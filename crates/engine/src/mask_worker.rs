@@ -29,7 +29,11 @@ impl MaskWorker {
         let (jobs, receiver) = mpsc::channel::<Vec<(SequenceId, Constraint)>>();
         let (sender, results) = mpsc::channel();
         let work = move || {
-            while let Ok(job) = receiver.recv() {
+            while let Ok(mut job) = receiver.recv() {
+                for (_, constraint) in &mut job {
+                    // One that panics here does so again below.
+                    let _ = catch_unwind(AssertUnwindSafe(|| constraint.ask()));
+                }
                 let masked = job.into_iter().map(|(id, mut constraint)| {
                     // A bug in a constraint ends its own sequence only: nothing is allowed.
                     let mask = catch_unwind(AssertUnwindSafe(|| constraint.mask()));
@@ -62,5 +66,51 @@ impl Drop for MaskWorker {
             // It catches its panics.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Notes what is asked of it; one that has no log panics.
+    struct Noted(u64, Option<Arc<Mutex<Vec<(&'static str, u64)>>>>);
+
+    impl Noted {
+        fn note(&self, what: &'static str) {
+            self.1.as_ref().expect("a bug").lock().unwrap().push((what, self.0));
+        }
+    }
+
+    impl TokenConstraint for Noted {
+        fn ask(&mut self) {
+            self.note("ask");
+        }
+
+        fn mask(&mut self) -> Option<TokenMask> {
+            self.note("mask");
+            None
+        }
+
+        fn accept(&mut self, _token_id: u32) {}
+
+        fn rollback(&mut self, _count: usize) {}
+
+        fn fork(&self) -> Constraint {
+            Box::new(Self(self.0, self.1.clone()))
+        }
+    }
+
+    #[test]
+    fn all_masks_are_asked_for_before_one_is_waited_for() {
+        let (worker, log) = (MaskWorker::start().unwrap(), Arc::default());
+        let job = [(1, Some(&log)), (2, None), (3, Some(&log))];
+        let job = job.map(|(id, log)| (SequenceId(id), Box::new(Noted(id, log.cloned())) as Constraint));
+        worker.begin(job.into());
+        let masks: Vec<_> = worker.finish().into_iter().map(|(id, _, mask)| (id.0, mask)).collect();
+        assert_eq!(masks, [(1, None), (2, Some(TokenMask::none(0))), (3, None)]);
+        assert_eq!(*log.lock().unwrap(), [("ask", 1), ("ask", 3), ("mask", 1), ("mask", 3)]);
     }
 }

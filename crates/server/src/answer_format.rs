@@ -1,11 +1,12 @@
 //! What an answer must look like: from the fields of a request to the engine's constraint.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use moesaic_chat::{
-    AnswerFormat, CompiledGrammar, GrammarCompiler, GrammarError, Marker, Markers, Otherwise, OutputConstraint,
+    AnswerFormat, CompileError, CompiledGrammar, GrammarError, Marker, Markers, Otherwise, OutputConstraint,
     OutputRules, Start,
 };
 use moesaic_engine::{TokenConstraint, TokenMask};
@@ -17,8 +18,6 @@ use crate::state::{AppState, Serving};
 use crate::tools::ToolSettings;
 use crate::validate::ValidSampling;
 
-/// A grammar that takes longer to compile is refused.
-const COMPILE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A request waits so long for its turn to compile.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -51,16 +50,21 @@ impl WantedFormat {
             want("structured_outputs.json", schema("structured_outputs.json", outputs.json.as_ref())?);
             want("structured_outputs.regex", outputs.regex.clone().map(AnswerFormat::Regex));
             want("structured_outputs.choice", outputs.choice.clone().map(AnswerFormat::Choice));
-            want("structured_outputs.grammar", outputs.grammar.clone().map(AnswerFormat::Lark));
+            want("structured_outputs.grammar", outputs.grammar.clone().map(AnswerFormat::Grammar));
         }
         want("guided_json", schema("guided_json", fields.guided_json.as_ref())?);
         want("guided_regex", fields.guided_regex.clone().map(AnswerFormat::Regex));
         want("guided_choice", fields.guided_choice.clone().map(AnswerFormat::Choice));
-        want("guided_grammar", fields.guided_grammar.clone().map(AnswerFormat::Lark));
-        if let [first, second, ..] = wanted.as_slice() {
-            return Err(ApiError::invalid(second.param, format!("cannot be combined with {}", first.param)));
+        want("guided_grammar", fields.guided_grammar.clone().map(AnswerFormat::Grammar));
+        // The same under an older name is no contradiction.
+        let mut wanted = wanted.into_iter();
+        let first = wanted.next();
+        if let (Some(first), Some(other)) =
+            (&first, wanted.find(|other| Some(&other.format) != first.as_ref().map(|first| &first.format)))
+        {
+            return Err(ApiError::invalid(other.param, format!("cannot be combined with {}", first.param)));
         }
-        Ok(wanted.pop())
+        Ok(first)
     }
 }
 
@@ -72,7 +76,12 @@ fn response_format(value: Option<&Value>) -> Result<Option<AnswerFormat>, ApiErr
     }
     match value["type"].as_str() {
         Some("text") => Ok(None),
-        Some("json_object") => Ok(Some(AnswerFormat::JsonObject)),
+        // Some servers take a schema here, too.
+        Some("json_object") => match &value["schema"] {
+            Value::Null => Ok(Some(AnswerFormat::JsonObject)),
+            schema @ Value::Object(_) => Ok(Some(AnswerFormat::JsonSchema(schema.clone()))),
+            _ => invalid(".schema", "must be a JSON schema, that is an object"),
+        },
         Some("json_schema") => {
             let inner = &value["json_schema"];
             if !inner.is_object() {
@@ -202,10 +211,11 @@ impl AnswerRules {
         }
         let param = if tools.legacy { "functions" } else { "tools" };
         match compile(state, serving, param, tools.rules(otherwise.clone(), false)).await {
-            Ok(grammar) => Ok(Some(grammar)),
-            // A call that is not forced need not follow a schema that cannot be enforced.
-            Err(error) if tools.required || error.status() != StatusCode::BAD_REQUEST => Err(error),
-            Err(_) => compile(state, serving, param, tools.rules(otherwise, true)).await.map(Some),
+            // Schemas that are not strict are hints: where they are too much together, none of them is followed.
+            Err(error) if error.status() == StatusCode::BAD_REQUEST => {
+                compile(state, serving, param, tools.rules(otherwise, true)).await.map(Some)
+            }
+            compiled => compiled.map(Some),
         }
     }
 }
@@ -221,43 +231,59 @@ fn conflict(sampling: &ValidSampling) -> Option<&'static str> {
     conflicts.into_iter().find(|(_, conflicts)| *conflicts).map(|(field, _)| field)
 }
 
-/// Compiles a grammar: a few at a time, each within its time.
+/// Compiles a grammar: a few at a time, each within its time. When nobody waits any more, the compilation ends.
 async fn compile(
     state: &AppState,
     serving: &Arc<Serving>,
     param: &'static str,
     format: AnswerFormat,
 ) -> Result<CompiledGrammar, ApiError> {
-    let invalid = |error: GrammarError| ApiError::invalid(param, format!("cannot be enforced: {error}"));
-    if serving.grammars.get().is_none() {
-        // What all grammars share is made once, however long it takes.
-        let shared = Arc::clone(serving);
-        state.heavy(move || shared.grammar_compiler().map(|_| ())).await?.map_err(invalid)?;
+    let failed = |error| compile_error(param, error);
+    let host = serving.grammars.clone().ok_or_else(|| failed(GrammarError::no_tokenizer().into()))?;
+    let shared = Arc::clone(serving);
+    let look_up = move || {
+        let source = host.source(&format, shared.dialect, &shared.markers)?;
+        let recalled = host.recall(&source).transpose()?;
+        Ok((host, source, recalled))
+    };
+    let (host, source, recalled) = off_threads(look_up).await?.map_err(failed)?;
+    if let Some(grammar) = recalled {
+        return Ok(grammar);
     }
     let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&state.compilers).acquire_owned()).await;
     let turn = turn.map_err(|_| ApiError::busy("compiling other requests' grammars"))?.expect("never closed");
-    let shared = Arc::clone(serving);
-    let work = tokio::task::spawn_blocking(move || {
-        let compiled = shared.grammar_compiler()?.compile(&format, shared.dialect, &shared.markers);
+    let waiting = Waiting::default();
+    let gone = Arc::clone(&waiting.0);
+    let work = move || {
+        let compiled = host.compile(&source, &gone);
         // The turn lasts as long as the work, even when nobody waits for it any more.
         drop(turn);
         compiled
-    });
-    let Ok(result) = tokio::time::timeout(COMPILE_TIMEOUT, work).await else {
-        let message = format!("took longer than {} s to compile: make it simpler", COMPILE_TIMEOUT.as_secs());
-        return Err(ApiError::invalid(param, message));
     };
-    result.map_err(|error| ApiError::internal(&error.to_string()))?.map_err(invalid)
+    off_threads(work).await?.map_err(failed)
 }
 
-impl Serving {
-    /// The compiler, made when it is first needed.
-    fn grammar_compiler(&self) -> Result<&GrammarCompiler, GrammarError> {
-        let make = || {
-            let tokenizer = self.tokenizer.clone().ok_or_else(GrammarError::no_tokenizer)?;
-            GrammarCompiler::new(tokenizer, &self.eos_token_ids)
-        };
-        self.grammars.get_or_init(make).as_ref().map_err(Clone::clone)
+/// Tells, when it is dropped, that nobody waits any more.
+#[derive(Default)]
+struct Waiting(Arc<AtomicBool>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Does work that may block or take long.
+async fn off_threads<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error.to_string()))
+}
+
+fn compile_error(param: &'static str, error: CompileError) -> ApiError {
+    match error {
+        CompileError::Refused(error) => ApiError::invalid(param, format!("cannot be enforced: {error}")),
+        CompileError::TooSlow => ApiError::invalid(param, error.to_string()),
+        CompileError::Busy => ApiError::busy("with other requests' grammars"),
+        CompileError::Unavailable(_) => ApiError::internal(&error.to_string()),
     }
 }
 
@@ -265,6 +291,10 @@ impl Serving {
 struct EngineConstraint(OutputConstraint);
 
 impl TokenConstraint for EngineConstraint {
+    fn ask(&mut self) {
+        self.0.ask();
+    }
+
     fn mask(&mut self) -> Option<TokenMask> {
         self.0.mask().map(TokenMask::from_words)
     }

@@ -14,6 +14,7 @@ mod event_stream;
 mod extract;
 mod fingerprint;
 mod generation;
+pub mod grammars;
 mod memory;
 mod message_answer;
 mod metrics;

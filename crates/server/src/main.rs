@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use moesaic_server::config::{Config, ConfigError, LogFormat, RawConfig};
-use moesaic_server::{app, serve};
+use moesaic_server::{app, grammars, serve};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -65,6 +65,9 @@ enum Command {
     Openapi,
     /// Print the version
     Version,
+    /// Compile grammars for the server that started this process
+    #[command(name = grammars::HELPER_COMMAND, hide = true)]
+    GrammarHelper,
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,6 +115,7 @@ fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Health { port } => check_health(port),
+        Command::GrammarHelper => Ok(moesaic_chat::run_helper()?),
         Command::Openapi => {
             say(&app::openapi_json());
             Ok(())

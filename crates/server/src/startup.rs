@@ -1,7 +1,7 @@
 //! From a checkpoint to a running engine.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use moesaic_chat::{Dialect, Markers, PromptRenderer, Tokenizer};
@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::compute::{Compute, Loading};
 use crate::config::{Config, DeviceKind};
 use crate::fingerprint::{Parts, fingerprint};
+use crate::grammars;
 use crate::routes::unix_now;
 use crate::state::{AppState, SamplingDefaults, Serving};
 
@@ -70,6 +71,9 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
         if config.served_model_names.is_empty() { vec![root.clone()] } else { config.served_model_names.clone() };
     let dialect = config.dialect.or(renderer.as_ref().map(PromptRenderer::dialect)).unwrap_or(Dialect::Plain);
     let markers = tokenizer.as_deref().map(|tokenizer| Markers::new(dialect, tokenizer)).unwrap_or_default();
+    let (vocab_size, max_num_seqs) = (architecture.vocab_size(), config.limits.max_num_seqs);
+    let host = |tokenizer| grammars::host(&checkpoint, tokenizer, vocab_size, &eos_token_ids, max_num_seqs);
+    let grammars = tokenizer.as_deref().map(host).transpose()?;
     let numerics_name = format!("{:?}", loading.numerics());
     let weights = loading.types_name();
     let checkpoint_digest = checkpoint.digest()?;
@@ -81,11 +85,11 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
         renderer: renderer.map(Arc::new),
         dialect,
         markers: Arc::new(markers),
-        grammars: OnceLock::new(),
+        grammars,
         model_names,
         root,
         max_model_len: kv.max_model_len,
-        vocab_size: architecture.vocab_size(),
+        vocab_size,
         eos_token_ids,
         defaults: sampling_defaults(&generation_config),
         fingerprint: fingerprint(&parts),

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use moesaic_chat::{Dialect, GrammarCompiler, GrammarError, Markers, PromptRenderer, Tokenizer};
+use moesaic_chat::{Dialect, GrammarHost, Markers, PromptRenderer, Tokenizer};
 use moesaic_engine::EngineHandle;
 use tokio::sync::Semaphore;
 
@@ -54,8 +54,8 @@ pub struct Serving {
     pub dialect: Dialect,
     /// Its tokens of control.
     pub markers: Arc<Markers>,
-    /// Compiler of grammars, once one was needed.
-    pub grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
+    /// Compiles grammars in processes of its own; absent without a tokenizer.
+    pub grammars: Option<Arc<GrammarHost>>,
     /// Names that requests may use; the first is reported.
     pub model_names: Vec<String>,
     /// Name of the checkpoint.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use moesaic_chat::{AnswerFormat, CallRules, Otherwise};
+use moesaic_chat::{AnswerFormat, CallRules, CallableTool, Otherwise};
 use moesaic_protocol::{ChatMessage, ChatRequest, FunctionSpec, Role};
 use serde_json::{Value, json};
 
@@ -99,14 +99,18 @@ impl ToolSettings {
 
     /// The grammar's rules. `relaxed`: only functions that insist on it keep their schemas.
     pub fn rules(&self, otherwise: Otherwise, relaxed: bool) -> AnswerFormat {
-        let schema = |spec: &FunctionSpec| match &spec.parameters {
-            Some(schema) if !relaxed || spec.strict == Some(true) => schema.clone(),
-            Some(_) => json!({"type": "object"}),
-            // As OpenAI has it: none named, none taken.
-            None => json!({"type": "object", "properties": {}}),
+        let tool = |spec: &FunctionSpec| {
+            let strict = spec.strict == Some(true);
+            let parameters = match &spec.parameters {
+                Some(schema) if !relaxed || strict => schema.clone(),
+                Some(_) => json!({"type": "object"}),
+                // As OpenAI has it: none named, none taken.
+                None => json!({"type": "object", "additionalProperties": false}),
+            };
+            CallableTool { name: spec.name.clone(), parameters, strict }
         };
         AnswerFormat::Calls(CallRules {
-            tools: self.callable.iter().map(|spec| (spec.name.clone(), schema(spec))).collect(),
+            tools: self.callable.iter().map(tool).collect(),
             otherwise: if self.required { Otherwise::Nothing } else { otherwise },
             parallel: self.parallel,
         })

@@ -16,8 +16,8 @@ static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
 fn compile(format: &AnswerFormat) -> Result<Matcher, String> {
     static COMPILER: LazyLock<GrammarCompiler> =
         LazyLock::new(|| GrammarCompiler::new(Arc::clone(&TOKENIZER), &[1]).unwrap());
-    let compiled = COMPILER.compile(format, Dialect::Plain, &Markers::default());
-    compiled.map(|grammar| grammar.0).map_err(|error| error.to_string())
+    let source = format.lark(Dialect::Plain, &Markers::default());
+    source.and_then(|source| COMPILER.matcher(&source)).map_err(|error| error.to_string())
 }
 
 fn of(schema: &Value) -> Matcher {
