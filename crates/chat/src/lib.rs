@@ -10,11 +10,17 @@ mod dialect;
 mod dialects;
 mod grammar;
 mod grammar_compiler;
+mod jinja_filters;
+mod jinja_functions;
+mod jinja_source;
 mod output;
 mod output_parser;
 mod prompt;
+mod python_format;
+mod python_methods;
 mod python_value;
 mod stop_matcher;
+mod text_wrap;
 mod tokenizer;
 
 pub use chat_template::{ChatTemplate, TemplateError};
