@@ -25,6 +25,8 @@ const MAX_SOURCE: usize = 64 << 10;
 /// Honest templates take 0.1 to 5 units per byte of context, DeepSeek-V3.2's also 4 for every pair
 /// of messages.
 const FUEL: u64 = 8 << 20;
+/// The work allowed for trying what a template takes, which happens some 40 times at load.
+const PROBE_FUEL: u64 = 1 << 17;
 /// The longest output, in bytes. Fuel bounds it too, but 64 times higher than its number says.
 const MAX_OUTPUT: usize = 64 << 20;
 /// The engine's own ceiling (a macro call costs 4). Deeper needs its `stacker` feature.
@@ -98,19 +100,30 @@ impl ChatTemplate {
     /// [`TemplateError::Raised`] if the template calls `raise_exception`, else
     /// [`TemplateError::Render`].
     pub fn render(&self, context: serde_json::Value) -> Result<String, TemplateError> {
-        on_deep_stack(|| {
-            let mut out = Bounded(Vec::new());
-            let context = Value::from(Serde(context));
-            self.env.get_template(NAME)?.render_captured_to(context, &mut out)?;
-            Ok(out.0)
-        })
-        .map_err(TemplateError::Render)?
-        .map_err(|err: Error| match raised_message(&err) {
-            Some(message) => TemplateError::Raised(message.to_owned()),
-            None => TemplateError::Render(describe(&err)),
-        })
-        .and_then(|out| String::from_utf8(out).map_err(|err| TemplateError::Render(err.to_string())))
+        render(&self.env, context)
     }
+
+    /// Renders a small conversation with little fuel, to see what comes out.
+    pub(crate) fn probe(&self, context: serde_json::Value) -> Option<String> {
+        let mut env = self.env.clone();
+        env.set_fuel(Some(PROBE_FUEL));
+        render(&env, context).ok()
+    }
+}
+
+fn render(env: &Environment, context: serde_json::Value) -> Result<String, TemplateError> {
+    on_deep_stack(|| {
+        let mut out = Bounded(Vec::new());
+        let context = Value::from(Serde(context));
+        env.get_template(NAME)?.render_captured_to(context, &mut out)?;
+        Ok(out.0)
+    })
+    .map_err(TemplateError::Render)?
+    .map_err(|err: Error| match raised_message(&err) {
+        Some(message) => TemplateError::Raised(message.to_owned()),
+        None => TemplateError::Render(describe(&err)),
+    })
+    .and_then(|out| String::from_utf8(out).map_err(|err| TemplateError::Render(err.to_string())))
 }
 
 /// The output, up to [`MAX_OUTPUT`].

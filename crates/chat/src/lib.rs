@@ -20,6 +20,8 @@ mod python_format;
 mod python_methods;
 mod python_value;
 mod stop_matcher;
+mod template_messages;
+mod template_shape;
 mod text_wrap;
 mod tokenizer;
 
