@@ -3,7 +3,8 @@
 //! minijinja speaks Jinja but prints a few values unlike Python, and a template written for Python
 //! relies on all of it, so everything printed goes through [`python_value`](crate::python_value).
 
-use std::{fmt, io};
+use std::fmt::{self, Write as _};
+use std::io;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -22,9 +23,12 @@ const NAME: &str = "chat_template";
 /// chain of operators costs time quadratic in its length: up to a minute at this bound.
 const MAX_SOURCE: usize = 64 << 10;
 /// The work allowed for one rendering: one unit is about an instruction, or 64 bytes produced.
-/// Honest templates take 0.1 to 5 units per byte of context, DeepSeek-V3.2's also 4 for every pair
-/// of messages.
+/// Honest templates take 0.1 to 5 units per byte of context.
 const FUEL: u64 = 8 << 20;
+/// What is allowed in addition for every pair of messages, and the most in all: some templates look through all messages
+/// at each one.
+const FUEL_PER_PAIR: u64 = 12;
+const MAX_FUEL: u64 = 64 << 20;
 /// The work allowed for trying what a template takes, which happens some 40 times at load.
 const PROBE_FUEL: u64 = 1 << 17;
 /// The longest output, in bytes. Fuel bounds it too, but 64 times higher than its number says.
@@ -100,7 +104,14 @@ impl ChatTemplate {
     /// [`TemplateError::Raised`] if the template calls `raise_exception`, else
     /// [`TemplateError::Render`].
     pub fn render(&self, context: serde_json::Value) -> Result<String, TemplateError> {
-        render(&self.env, context)
+        let num_messages = context["messages"].as_array().map_or(0, Vec::len) as u64;
+        let for_pairs = FUEL_PER_PAIR.saturating_mul(num_messages.saturating_mul(num_messages));
+        if for_pairs < FUEL / 8 {
+            return render(&self.env, context);
+        }
+        let mut env = self.env.clone();
+        env.set_fuel(Some(FUEL.saturating_add(for_pairs).min(MAX_FUEL)));
+        render(&env, context)
     }
 
     /// Renders a small conversation with little fuel, to see what comes out.
@@ -215,7 +226,9 @@ fn strftime(now: OffsetDateTime, format: &str) -> Result<String, Error> {
         let length = 1 + directive[1..].chars().next().map_or(0, char::len_utf8);
         match &directive[..length] {
             "%Z" | "%z" => {}
-            "%f" => known.push_str(&format!("{:06}", now.microsecond())),
+            "%f" => {
+                let _ = write!(known, "{:06}", now.microsecond()); // a String takes everything
+            }
             other => known.push_str(other),
         }
         rest = &directive[length..];

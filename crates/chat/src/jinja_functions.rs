@@ -18,6 +18,7 @@ pub(crate) fn add(env: &mut Environment) {
     env.add_function("cycler", cycler);
     env.add_function(CALL, call);
     env.add_test("callable", is_callable);
+    env.add_test("mapping", |value: &Value| value.kind() == ValueKind::Map && parameters(value).is_none());
     env.add_test("sequence", is_sequence);
     env.add_test("iterable", is_sequence); // the engine's is true of `none`
 }
@@ -28,11 +29,12 @@ fn is_sequence(value: &Value) -> bool {
     matches!(value.kind(), Iterable | Map | Seq | String | Undefined)
 }
 
-/// `value is callable`: a function or a macro.
+/// `value is callable`: a function or a macro; in Jinja whatever is undefined, too.
 fn is_callable(value: &Value) -> bool {
     match value.kind() {
         ValueKind::Plain => value.as_object().is_some() && value.downcast_object_ref::<Cycler>().is_none(),
         ValueKind::Map => parameters(value).is_some(),
+        ValueKind::Undefined => true,
         _ => false,
     }
 }

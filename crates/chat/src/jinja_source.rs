@@ -283,11 +283,10 @@ fn rewrite_remainders(tag: &Tag, edits: &mut Vec<Edit>) {
             }
             (Kind::Operator, "*" | "/" | "//") if follows_operand => level.close(end, edits),
             // Parts of an operand; a sign belongs to what follows it.
-            (Kind::Operator, "." | "|" | "**") => {}
+            (Kind::Operator, "." | "|" | "**") | (Kind::Name, "is") => {}
             (Kind::Operator, "-" | "+") if !follows_operand => {
                 level.chain.get_or_insert(token.start);
             }
-            (Kind::Name, "is") => {}
             (Kind::Name, "not") if after_is => {}
             (Kind::Operator, _) => {
                 level.close(end, edits);

@@ -3,8 +3,8 @@
 use moesaic_protocol::{ChatMessage, Content};
 use serde_json::{Map, Value};
 use thiserror::Error;
+use time::OffsetDateTime;
 
-use crate::template_messages::plain_text;
 use crate::template_shape::TemplateShape;
 use crate::{ChatTemplate, Dialect, TemplateError, Tokenizer};
 
@@ -68,11 +68,10 @@ struct ShapedTemplate {
 }
 
 impl ShapedTemplate {
-    fn new(source: &str, tokenizer: &Tokenizer) -> Result<Self, TemplateError> {
-        let template = ChatTemplate::compile(source)?;
+    fn new(template: ChatTemplate, tokenizer: &Tokenizer) -> Self {
         let [bos, eos] = [tokenizer.bos_token(), tokenizer.eos_token()].map(Option::unwrap_or_default);
         let shape = TemplateShape::find(&template, bos, eos);
-        Ok(Self { template, shape })
+        Self { template, shape }
     }
 }
 
@@ -82,13 +81,25 @@ impl PromptRenderer {
     /// # Errors
     /// When it is not valid Jinja.
     pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<Self, TemplateError> {
-        Ok(Self {
-            default: ShapedTemplate::new(source, tokenizer)?,
+        Ok(Self::of(ChatTemplate::compile(source)?, source, tokenizer))
+    }
+
+    /// Like [`new`](Self::new) with `strftime_now` reading `now`, for reproducible output.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_clock(source: &str, tokenizer: &Tokenizer, now: fn() -> OffsetDateTime) -> Result<Self, TemplateError> {
+        Ok(Self::of(ChatTemplate::compile_with_clock(source, now)?, source, tokenizer))
+    }
+
+    fn of(template: ChatTemplate, source: &str, tokenizer: &Tokenizer) -> Self {
+        Self {
+            default: ShapedTemplate::new(template, tokenizer),
             tool_use: None,
             bos_token: tokenizer.bos_token().unwrap_or_default().to_owned(),
             eos_token: tokenizer.eos_token().unwrap_or_default().to_owned(),
             dialect: Dialect::detect(Some(source)),
-        })
+        }
     }
 
     /// Renders requests that offer tools with a template of their own.
@@ -96,7 +107,7 @@ impl PromptRenderer {
     /// # Errors
     /// When it is not valid Jinja.
     pub fn with_tool_use(mut self, source: &str, tokenizer: &Tokenizer) -> Result<Self, TemplateError> {
-        self.tool_use = Some(ShapedTemplate::new(source, tokenizer)?);
+        self.tool_use = Some(ShapedTemplate::new(ChatTemplate::compile(source)?, tokenizer));
         self.dialect = Dialect::detect(Some(source));
         Ok(self)
     }
@@ -161,6 +172,6 @@ impl PromptRenderer {
 fn last_text(content: &Content) -> String {
     match content {
         Content::Parts(parts) => parts.last().and_then(|part| part.text.clone()).unwrap_or_default(),
-        text => plain_text(text),
+        Content::Text(text) => text.clone(),
     }
 }

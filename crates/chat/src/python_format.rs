@@ -240,7 +240,7 @@ impl<'a> Spec<'a> {
             (false, false) => (missing, 0, 0),
         };
         let parts = [&" ".repeat(before), sign, prefix, &"0".repeat(zeros), digits, &" ".repeat(after)];
-        parts.iter().for_each(|part| out.push_str(part));
+        out.extend(parts);
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn call_method(state: &mut State, value: &Value, name: &str, args: &[
     }
 }
 
-fn call_on_text(state: &State, text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+fn call_on_text(state: &mut State, text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     Ok(Some(match name {
         "removeprefix" | "removesuffix" => {
             let (part,): (&str,) = from_args(args)?;
@@ -51,7 +51,7 @@ fn call_on_text(state: &State, text: &str, name: &str, args: &[Value]) -> Result
         "startswith" | "endswith" if args.len() > 1 => {
             let (parts, start, end): (&Value, Option<i64>, Option<i64>) = from_args(args)?;
             let (_, text) = slice(text, (start, end));
-            return call_on_text(state, text, name, std::slice::from_ref(parts));
+            pycompat::unknown_method_callback(state, &Value::from(text), name, std::slice::from_ref(parts))?
         }
         "zfill" => {
             let (width,): (i64,) = from_args(args)?;
@@ -69,7 +69,7 @@ fn call_on_text(state: &State, text: &str, name: &str, args: &[Value]) -> Result
             })
         }
         "join" => join(state, text, args)?,
-        "casefold" => Value::from(text.to_lowercase()),
+        "casefold" => Value::from(text.to_lowercase().replace('ß', "ss")),
         "swapcase" => Value::from(text.chars().map(swap_case).collect::<String>()),
         "isdecimal" => Value::from(!text.is_empty() && text.chars().all(|c| c.is_ascii_digit())),
         "isidentifier" => {

@@ -88,7 +88,7 @@ impl TemplateShape {
             None if calls.is_empty() => self.no_content[place].put(&mut value),
             None => self.beside_calls.put(&mut value),
             Some(Content::Text(text)) if text.is_empty() && !calls.is_empty() => {
-                self.empty_beside_calls.put(&mut value)
+                self.empty_beside_calls.put(&mut value);
             }
             Some(content) => {
                 value.insert("content".to_owned(), self.content(place, content));

@@ -99,6 +99,11 @@ impl Outcome {
     }
 }
 
+/// The form with the best outcome, the first of equals.
+fn best<const N: usize>(forms: [NoContent; N], outcome: impl Fn(NoContent) -> Outcome) -> NoContent {
+    forms.into_iter().min_by_key(|form| outcome(*form)).unwrap_or(NoContent::Empty)
+}
+
 /// Renders small conversations.
 struct Prober<'a> {
     template: &'a ChatTemplate,
@@ -114,11 +119,10 @@ impl TemplateShape {
         let object = json!({"qz_key": "qz_value"});
         let arguments = if parses_arguments { object } else { ARGUMENTS.into() };
         let list = prober.calls(&json!(["qz_value"]), NoContent::Empty, ID, &[]);
-        let beside_calls = prober.best([NoContent::Null, NoContent::Empty, NoContent::Absent], |form| {
+        let beside_calls = best([NoContent::Null, NoContent::Empty, NoContent::Absent], |form| {
             prober.calls(&arguments, form, ID, &[])
         });
-        let empty_beside_calls =
-            prober.best([NoContent::Empty, beside_calls], |form| prober.calls(&arguments, form, ID, &[]));
+        let empty_beside_calls = best([NoContent::Empty, beside_calls], |form| prober.calls(&arguments, form, ID, &[]));
         let with_id = |id| prober.calls(&arguments, beside_calls, id, &[]).is_whole();
         let takes_system = prober.has_system(&[SYSTEM], &[]);
         Self {
@@ -127,7 +131,7 @@ impl TemplateShape {
             beside_calls,
             empty_beside_calls,
             no_content: ROLES.map(|role| {
-                prober.best([NoContent::Empty, NoContent::Null, NoContent::Absent], |form| {
+                best([NoContent::Empty, NoContent::Null, NoContent::Absent], |form| {
                     let mut message = Map::from_iter([("role".to_owned(), role.into())]);
                     form.put(&mut message);
                     prober.content(role, message.into(), &[], &arguments)
@@ -175,11 +179,6 @@ fn user(text: &str) -> Value {
 }
 
 impl Prober<'_> {
-    /// The form with the best outcome, the first of equals.
-    fn best<const N: usize>(&self, forms: [NoContent; N], outcome: impl Fn(NoContent) -> Outcome) -> NoContent {
-        forms.into_iter().min_by_key(|form| outcome(*form)).unwrap_or(NoContent::Empty)
-    }
-
     /// Judges a conversation: all of `wanted` should be in its rendering.
     fn render(&self, messages: &Value, wanted: &[&str]) -> Outcome {
         let Some(text) = self.text(messages) else { return Outcome::Failed };
