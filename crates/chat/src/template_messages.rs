@@ -115,7 +115,7 @@ impl TemplateShape {
             Content::Parts(parts) if self.takes_parts[place] => {
                 parts.iter().map(|text| part(text.text.as_deref().unwrap_or_default())).collect()
             }
-            content if !self.takes_text[place] && self.takes_parts[place] => json!([part(&plain_text(content))]),
+            content if !self.takes_text[place] => json!([part(&plain_text(content))]),
             content => plain_text(content).into(),
         }
     }

@@ -67,7 +67,7 @@ pub(crate) struct TemplateShape {
     pub no_content: [NoContent; 4],
     /// Content may be a list of parts, by role as in [`ROLES`].
     pub takes_parts: [bool; 4],
-    /// Content may be a text, by role as in [`ROLES`].
+    /// Content may be a text, else it is one part; by role as in [`ROLES`].
     pub takes_text: [bool; 4],
     /// The role developer is known.
     pub knows_developer: bool,
@@ -137,8 +137,10 @@ impl TemplateShape {
                     prober.content(role, message.into(), &[], &arguments)
                 })
             }),
-            takes_parts: ROLES.map(|role| prober.takes_parts(role, &arguments)),
-            takes_text: ROLES.map(|role| prober.with_text(role, &arguments).is_whole()),
+            takes_parts: ROLES.map(|role| prober.takes_parts(role, &[RESULT, MORE], &arguments)),
+            takes_text: ROLES.map(|role| {
+                prober.with_text(role, &arguments).is_whole() || !prober.takes_parts(role, &[RESULT], &arguments)
+            }),
             knows_developer: prober
                 .render(&json!([{"role": "developer", "content": SYSTEM}, user(USER)]), &[SYSTEM, USER])
                 .is_whole(),
@@ -274,9 +276,9 @@ impl Prober<'_> {
     }
 
     /// Parts are taken where their texts are shown and nothing else of them.
-    fn takes_parts(&self, role: &str, arguments: &Value) -> bool {
-        let parts = json!([{"type": "text", "text": RESULT}, {"type": "text", "text": MORE}]);
-        let outcome = self.content(role, json!({"role": role, "content": parts}), &[RESULT, MORE], arguments);
+    fn takes_parts(&self, role: &str, texts: &[&str], arguments: &Value) -> bool {
+        let parts: Value = texts.iter().map(|text| json!({"type": "text", "text": text})).collect();
+        let outcome = self.content(role, json!({"role": role, "content": parts}), texts, arguments);
         let as_text = self.with_text(role, arguments);
         outcome.is_whole() && (outcome <= as_text || !as_text.is_whole())
     }

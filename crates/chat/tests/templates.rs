@@ -24,8 +24,12 @@ fn shared() -> Option<PathBuf> {
     None
 }
 
-/// A tokenizer of three tokens: only `<s>` and `</s>` matter here.
 fn tokenizer() -> Tokenizer {
+    tokenizer_with(json!({"bos_token": "<s>", "eos_token": "</s>"}))
+}
+
+/// A tokenizer of three tokens: only `<s>` and `</s>` matter here.
+fn tokenizer_with(config: Value) -> Tokenizer {
     let special = |id: u32, content: &str| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                "normalized": false, "special": true})
@@ -36,7 +40,6 @@ fn tokenizer() -> Tokenizer {
         "post_processor": null, "pre_tokenizer": byte_level, "decoder": byte_level,
         "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
     });
-    let config = json!({"bos_token": "<s>", "eos_token": "</s>"});
     Tokenizer::from_files(file.to_string().as_bytes(), Some(&config), 512).unwrap()
 }
 
@@ -90,7 +93,7 @@ fn every_template_renders_every_conversation() {
         }
     }
     println!("{num_same} as the reference renders what was sent, {num_adapted} adapted, {num_refused} refused by both");
-    assert!(num_same > 700 && wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(num_same > 400 && num_adapted > 500 && wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// DeepSeek-V3.2's template looks through all messages at every tool result.
@@ -135,12 +138,7 @@ fn requests_with_tools_have_a_template_of_their_own() {
 #[test]
 fn a_tokenizer_names_its_templates() {
     let of = |templates: Value| {
-        let config = json!({"chat_template": templates});
-        let file = json!({
-            "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null,
-            "pre_tokenizer": null, "decoder": null, "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
-        });
-        let tokenizer = Tokenizer::from_files(file.to_string().as_bytes(), Some(&config), 8).unwrap();
+        let tokenizer = tokenizer_with(json!({"chat_template": templates}));
         ["default", "tool_use"].map(|name| tokenizer.chat_template(name).map(str::to_owned))
     };
     let named = |name: &str| json!({"name": name, "template": format!("{name}!")});
