@@ -1,9 +1,11 @@
 //! Jinja's functions and tests that the engine lacks or has other rules for.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, ValueOrKwargs, from_args};
+use minijinja::value::{
+    ArgType, Enumerator, Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, ValueOrKwargs, from_args,
+};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::globals::joiner;
 
@@ -14,6 +16,7 @@ use crate::python_value::unsupported;
 pub(crate) fn add(env: &mut Environment) {
     env.remove_global("debug"); // prints the whole context; Jinja has none
     env.add_global("dict", Value::from_object(Dict));
+    env.add_function("namespace", namespace);
     env.add_function("joiner", joiner);
     env.add_function("cycler", cycler);
     env.add_function(CALL, call);
@@ -65,6 +68,76 @@ fn call(state: &mut State, callee: &Value, args: Rest<ValueOrKwargs>) -> Result<
     named.push((ANY_ARGUMENTS[1], Value::from_pairs(unknown)));
     placed.push(Kwargs::from_iter(named).into());
     callee.call(state, &placed)
+}
+
+/// `namespace(…)`. Lists in it can be appended to: Jinja's sandbox forbids that, and yet Kimi-K2's templates do it.
+fn namespace(args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let (from, named): (Option<Value>, Kwargs) = from_args(&args.into_values())?;
+    let mut pairs = Vec::new();
+    if let Some(from) = from {
+        for key in from.try_iter()? {
+            let name = key.as_str().ok_or_else(|| unsupported("names must be strings"))?.to_owned();
+            pairs.push((name, from.get_item(&key)?));
+        }
+    }
+    for name in named.args() {
+        pairs.push((name.to_owned(), named.get(name)?));
+    }
+    let queue = |value: Value| match value.kind() {
+        ValueKind::Seq if value.len() == Some(0) && !value.is_tuple() => Value::from_object(Queue::default()),
+        _ => value,
+    };
+    let attributes = Value::from_pairs(pairs.into_iter().map(|(name, value)| (name, queue(value))));
+    minijinja::functions::namespace(Option::<ValueOrKwargs>::from_value(Some(&attributes))?)
+}
+
+/// A list that grows and shrinks.
+#[derive(Debug, Default)]
+struct Queue(Mutex<Vec<Value>>);
+
+impl Queue {
+    fn items(&self) -> MutexGuard<'_, Vec<Value>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Object for Queue {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.items().len())
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.items().get(key.as_usize()?).cloned()
+    }
+
+    fn call_method(self: &Arc<Self>, _: &mut State, method: &str, args: &[Value]) -> Result<Value, Error> {
+        match method {
+            "append" => {
+                let (value,): (&Value,) = from_args(args)?;
+                // A list within itself would never end.
+                if value.as_object().is_some() && value.as_str().is_none() {
+                    return Err(unsupported("only texts and numbers can be appended"));
+                }
+                self.items().push(value.clone());
+                Ok(Value::from(()))
+            }
+            "pop" => {
+                let (index,): (Option<i64>,) = from_args(args)?;
+                let mut items = self.items();
+                let length = items.len() as i64;
+                let index = index.map_or(length - 1, |index| if index < 0 { index + length } else { index });
+                if !(0..length).contains(&index) {
+                    return Err(unsupported("pop index out of range"));
+                }
+                Ok(items.remove(index as usize))
+            }
+            _ => Err(Error::from(ErrorKind::UnknownMethod)),
+        }
+    }
 }
 
 /// `dict(mapping or pairs, **more)` and `dict.fromkeys(keys, value=None)`.

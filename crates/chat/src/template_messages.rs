@@ -1,6 +1,7 @@
 //! Messages as a chat template takes them.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use moesaic_protocol::{ChatMessage, Content, Role, ToolCall};
 use serde_json::{Map, Value, json};
@@ -18,7 +19,11 @@ impl TemplateShape {
                 return Err(PromptError::UnsupportedPart { message: index, part, kind: other.kind.clone() });
             }
         }
-        Ok(self.arranged(messages).iter().map(|message| self.message(message).into()).collect())
+        let mut arranged = self.arranged(messages);
+        if !self.takes_several_calls {
+            arranged = split_calls(arranged);
+        }
+        Ok(arranged.iter().map(|message| self.message(message).into()).collect())
     }
 
     fn role(&self, message: &ChatMessage) -> Role {
@@ -159,6 +164,34 @@ impl TemplateShape {
         };
         if is_fine { json!(id) } else { nine_characters(id.or(name).unwrap_or_default()).into() }
     }
+}
+
+/// Gives every call a message of its own, with its result behind it.
+fn split_calls(messages: Vec<Cow<ChatMessage>>) -> Vec<Cow<ChatMessage>> {
+    let mut split = Vec::with_capacity(messages.len());
+    let mut messages = messages.into_iter().peekable();
+    while let Some(message) = messages.next() {
+        let Some(calls) = message.tool_calls.clone().filter(|calls| calls.len() > 1) else {
+            split.push(message);
+            continue;
+        };
+        let mut results = VecDeque::new();
+        while let Some(result) = messages.next_if(|next| matches!(next.role, Role::Tool | Role::Function)) {
+            results.push_back(result);
+        }
+        let mut message = message.into_owned();
+        for call in calls {
+            let is_its = |result: &Cow<ChatMessage>| call.id.is_some() && result.tool_call_id == call.id;
+            let result = results.iter().position(is_its).and_then(|index| results.remove(index));
+            message.tool_calls = Some(vec![call]);
+            split.push(Cow::Owned(message.clone()));
+            split.extend(result);
+            // Said and thought before the first call only.
+            (message.content, message.reasoning_content, message.reasoning) = (None, None, None);
+        }
+        split.extend(results);
+    }
+    split
 }
 
 /// Nine letters or digits that depend on the text alone: FNV-1a in base 36.

@@ -69,6 +69,8 @@ pub(crate) struct TemplateShape {
     pub takes_parts: [bool; 4],
     /// Content may be a text, else it is one part; by role as in [`ROLES`].
     pub takes_text: [bool; 4],
+    /// A message may hold several calls.
+    pub takes_several_calls: bool,
     /// The role developer is known.
     pub knows_developer: bool,
     /// There may be a system message at all.
@@ -141,6 +143,7 @@ impl TemplateShape {
             takes_text: ROLES.map(|role| {
                 prober.with_text(role, &arguments).is_whole() || !prober.takes_parts(role, &[RESULT], &arguments)
             }),
+            takes_several_calls: prober.two_calls(&arguments, beside_calls),
             knows_developer: prober
                 .render(&json!([{"role": "developer", "content": SYSTEM}, user(USER)]), &[SYSTEM, USER])
                 .is_whole(),
@@ -166,9 +169,10 @@ impl TemplateShape {
             (_, false, true) => "adjacent system messages joined",
             (_, false, false) => "system messages joined",
         };
+        let calls = choose(self.takes_several_calls, "", ", one call per message");
         let ids = choose(self.takes_long_ids && self.takes_short_ids, "", ", ids of calls with nine characters");
         format!(
-            "arguments as {}, null content beside calls as {}, {parts}, developer {}, {systems}{ids}",
+            "arguments as {}, null content beside calls as {}, {parts}, developer {}, {systems}{calls}{ids}",
             choose(self.parses_arguments, "objects", "text"),
             self.beside_calls.name(),
             choose(self.knows_developer, "known", "as system"),
@@ -217,6 +221,20 @@ impl Prober<'_> {
     fn calls(&self, arguments: &Value, content: NoContent, id: &str, wanted: &[&str]) -> Outcome {
         let wanted = [&[USER, FUNCTION, "qz_value", RESULT], wanted].concat();
         self.render(&Self::call_messages(arguments, content, id), &wanted)
+    }
+
+    fn two_calls(&self, arguments: &Value, content: NoContent) -> bool {
+        let mut messages = Self::call_messages(arguments, content, ID);
+        if let Some([_, assistant, result]) = messages.as_array_mut().map(Vec::as_mut_slice) {
+            let mut second = assistant["tool_calls"][0].clone();
+            (second["id"], second["function"]["name"]) = ("qzcallid2".into(), MORE.into());
+            assistant["tool_calls"].as_array_mut().into_iter().for_each(|calls| calls.push(second.clone()));
+            let mut answer = result.clone();
+            (answer["tool_call_id"], answer["content"], answer["name"]) =
+                ("qzcallid2".into(), ANSWER.into(), MORE.into());
+            messages.as_array_mut().into_iter().for_each(|all| all.push(answer.clone()));
+        }
+        self.render(&messages, &[USER, FUNCTION, MORE, RESULT, ANSWER]).is_whole()
     }
 
     /// Whether arguments have to be an object: text that comes out as it is stays text.

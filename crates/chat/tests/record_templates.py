@@ -177,7 +177,21 @@ def no_calls(messages, _):
             del message["tool_calls"]
 
 
+def split(messages, _):
+    results = {message.get("tool_call_id"): message for message in messages if message["role"] == "tool"}
+    whole, messages[:] = messages[:], []
+    for message in whole:
+        if len(message.get("tool_calls") or []) < 2:
+            if message["role"] != "tool" or results.get(message.get("tool_call_id")) is message:
+                messages.append(message)
+            continue
+        for index, call in enumerate(message["tool_calls"]):
+            first = message if index == 0 else {**message, "content": None}
+            messages += [{**first, "tool_calls": [call]}, results.pop(call["id"])]
+
+
 FORMS = [
+    (split, ["raw", "split"]),
     (no_results, ["raw", "empty"]),
     (contents, ["raw", "null", "empty", "absent"]),
     (arguments, ["raw", "text", "objects"]),
@@ -206,6 +220,8 @@ def variants(messages):
 def compiled(source):
     template = _compile_jinja_template(source)
     template.environment.globals["strftime_now"] = NOW.strftime
+    # Kimi-K2's templates append to lists, which the sandbox forbids.
+    template.environment.is_safe_attribute = lambda *_: True
     # One template pipes what `map` gives to `tojson`, which Python refuses for a generator and others take for a list.
     template.environment.filters["map"] = pass_context(lambda *args, **named: list(sync_do_map(*args, **named)))
     return template

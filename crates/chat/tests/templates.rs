@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use time::{Date, Month, OffsetDateTime};
 
 /// The folder, or `None` with a printed reason; under CI it must be there.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 fn shared() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/templates");
     if folder.is_dir() {
@@ -155,6 +156,9 @@ fn odd_templates_are_tried_too() {
                  {% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}{% endif %}\
                  <{{ m.role }}>{{ m.content }}{% endfor %}";
     let parts = "{% for m in messages %}{% for p in m.content %}{{ p.text }};{% endfor %}{% endfor %}";
+    let queue = "{% set ns = namespace(l=[]) %}{% set _ = ns.l.append('a') %}{{ ns.l.pop(0) }}{{ ns.l }}\
+                 {% set _ = ns.l.append(1) %}{% set _ = ns.l.append('b') %}{{ ns.l[0] }}{{ ns.l.pop() }}\
+                 {% set _ = ns.l.pop() %}{% set _ = ns.l.append('x') %}{{ ns.l }}";
     let generic = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
     let turn = |role: &str, content: Value| json!({"role": role, "content": content});
     let late = json!([
@@ -173,6 +177,7 @@ fn odd_templates_are_tried_too() {
         (parts, &two, "a;b;"),
         (generic, &two, "<user>a\nb"),
         (generic, &null, "<user>hi<assistant><user>yo"),
+        (queue, &hi, "a[]1b['x']"),
         (generic, &late, "<system>A<user>1<assistant>2<developer>B<user>3"),
     ] {
         let text = renderer(source).render(&messages(conversation), &[], &PromptOptions::default());
