@@ -3,16 +3,19 @@
 //! minijinja speaks Jinja but prints a few values unlike Python, and a template written for Python
 //! relies on all of it, so everything printed goes through [`python_value`](crate::python_value).
 
-use std::{fmt, io};
+use std::fmt::{self, Write as _};
+use std::io;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Tuple, ValueKind, from_args};
+use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value};
-use minijinja_contrib::pycompat;
 use time::OffsetDateTime;
 use time::format_description::parse_strftime_borrowed;
 
-use crate::python_value::{python_str, to_json};
+use crate::jinja_source::rewrite;
+use crate::python_methods::call_method;
+use crate::python_value::python_str;
+use crate::{jinja_filters, jinja_functions};
 
 /// The name errors give the template: `(in chat_template:12)`.
 const NAME: &str = "chat_template";
@@ -20,9 +23,14 @@ const NAME: &str = "chat_template";
 /// chain of operators costs time quadratic in its length: up to a minute at this bound.
 const MAX_SOURCE: usize = 64 << 10;
 /// The work allowed for one rendering: one unit is about an instruction, or 64 bytes produced.
-/// Honest templates take 0.1 to 5 units per byte of context, DeepSeek-V3.2's also 4 for every pair
-/// of messages.
+/// Honest templates take 0.1 to 5 units per byte of context.
 const FUEL: u64 = 8 << 20;
+/// What is allowed in addition for every pair of messages, and the most in all: some templates look through all messages
+/// at each one.
+const FUEL_PER_PAIR: u64 = 12;
+const MAX_FUEL: u64 = 64 << 20;
+/// The work allowed for trying what a template takes, which happens some 40 times at load.
+const PROBE_FUEL: u64 = 1 << 17;
 /// The longest output, in bytes. Fuel bounds it too, but 64 times higher than its number says.
 const MAX_OUTPUT: usize = 64 << 20;
 /// The engine's own ceiling (a macro call costs 4). Deeper needs its `stacker` feature.
@@ -80,7 +88,7 @@ impl ChatTemplate {
         if source.len() > MAX_SOURCE {
             return Err(TemplateError::Syntax(format!("it is longer than {MAX_SOURCE} bytes")));
         }
-        let source = source.to_owned();
+        let source = rewrite(source).into_owned();
         on_deep_stack(move || {
             let mut env = environment(now)?;
             env.add_template_owned(NAME, source)?;
@@ -96,19 +104,37 @@ impl ChatTemplate {
     /// [`TemplateError::Raised`] if the template calls `raise_exception`, else
     /// [`TemplateError::Render`].
     pub fn render(&self, context: serde_json::Value) -> Result<String, TemplateError> {
-        on_deep_stack(|| {
-            let mut out = Bounded(Vec::new());
-            let context = Value::from(Serde(context));
-            self.env.get_template(NAME)?.render_captured_to(context, &mut out)?;
-            Ok(out.0)
-        })
-        .map_err(TemplateError::Render)?
-        .map_err(|err: Error| match raised_message(&err) {
-            Some(message) => TemplateError::Raised(message.to_owned()),
-            None => TemplateError::Render(describe(&err)),
-        })
-        .and_then(|out| String::from_utf8(out).map_err(|err| TemplateError::Render(err.to_string())))
+        let num_messages = context["messages"].as_array().map_or(0, Vec::len) as u64;
+        let for_pairs = FUEL_PER_PAIR.saturating_mul(num_messages.saturating_mul(num_messages));
+        if for_pairs < FUEL / 8 {
+            return render(&self.env, context);
+        }
+        let mut env = self.env.clone();
+        env.set_fuel(Some(FUEL.saturating_add(for_pairs).min(MAX_FUEL)));
+        render(&env, context)
     }
+
+    /// Renders a small conversation with little fuel, to see what comes out.
+    pub(crate) fn probe(&self, context: serde_json::Value) -> Option<String> {
+        let mut env = self.env.clone();
+        env.set_fuel(Some(PROBE_FUEL));
+        render(&env, context).ok()
+    }
+}
+
+fn render(env: &Environment, context: serde_json::Value) -> Result<String, TemplateError> {
+    on_deep_stack(|| {
+        let mut out = Bounded(Vec::new());
+        let context = Value::from(Serde(context));
+        env.get_template(NAME)?.render_captured_to(context, &mut out)?;
+        Ok(out.0)
+    })
+    .map_err(TemplateError::Render)?
+    .map_err(|err: Error| match raised_message(&err) {
+        Some(message) => TemplateError::Raised(message.to_owned()),
+        None => TemplateError::Render(describe(&err)),
+    })
+    .and_then(|out| String::from_utf8(out).map_err(|err| TemplateError::Render(err.to_string())))
 }
 
 /// The output, up to [`MAX_OUTPUT`].
@@ -156,16 +182,10 @@ fn environment(now: fn() -> OffsetDateTime) -> Result<Environment<'static>, Erro
     env.set_recursion_limit(RECURSION_LIMIT);
     env.set_formatter(print_value);
     env.set_unknown_method_callback(call_method);
-    env.remove_global("debug"); // prints the whole context; Jinja has none
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", move |format: &str| strftime(now(), format));
-    env.add_filter("tojson", to_json);
-    env.add_filter("from_json", from_json);
-    env.add_filter("string", to_string);
-    env.add_filter("escape", escape);
-    env.add_filter("e", escape);
-    env.add_test("sequence", is_sequence);
-    env.add_test("iterable", is_sequence); // the engine's is true of `none`
+    jinja_filters::add(&mut env);
+    jinja_functions::add(&mut env);
     Ok(env)
 }
 
@@ -196,42 +216,26 @@ fn raise_exception(state: &State, message: &Value) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
 }
 
-/// `strftime_now(format)`.
+/// `strftime_now(format)`. Python's clock knows no zone there, and counts microseconds.
 fn strftime(now: OffsetDateTime, format: &str) -> Result<String, Error> {
     let bad = |err: String| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {err}"));
-    let items = parse_strftime_borrowed(format).map_err(|err| bad(err.to_string()))?;
-    now.format(&items).map_err(|err| bad(err.to_string()))
-}
-
-/// `text | from_json`.
-fn from_json(text: &str) -> Result<Value, Error> {
-    serde_json::from_str::<serde_json::Value>(text)
-        .map(|json| Value::from(Serde(json)))
-        .map_err(|err| Error::new(ErrorKind::InvalidOperation, format!("from_json: {err}")))
-}
-
-/// `value | string`.
-fn to_string(state: &State, value: &Value) -> Result<Value, Error> {
-    if value.as_str().is_some() {
-        return Ok(value.clone());
+    let (mut known, mut rest) = (String::new(), format);
+    while let Some(at) = rest.find('%') {
+        let (literal, directive) = rest.split_at(at);
+        known.push_str(literal);
+        let length = 1 + directive[1..].chars().next().map_or(0, char::len_utf8);
+        match &directive[..length] {
+            "%Z" | "%z" => {}
+            "%f" => {
+                let _ = write!(known, "{:06}", now.microsecond()); // a String takes everything
+            }
+            other => known.push_str(other),
+        }
+        rest = &directive[length..];
     }
-    python_str(state, value).map(Value::from)
-}
-
-/// `value | escape`, with the entities of Python's `markupsafe`.
-fn escape(state: &State, value: &Value) -> Result<String, Error> {
-    Ok(python_str(state, value)?
-        .replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&#34;")
-        .replace('\'', "&#39;"))
-}
-
-/// `value is sequence`: in Python whatever has a length and items, so strings, mappings and slices.
-fn is_sequence(value: &Value) -> bool {
-    use ValueKind::{Iterable, Map, Seq, String, Undefined};
-    matches!(value.kind(), Iterable | Map | Seq | String | Undefined)
+    known.push_str(rest);
+    let items = parse_strftime_borrowed(&known).map_err(|err| bad(err.to_string()))?;
+    now.format(&items).map_err(|err| bad(err.to_string()))
 }
 
 /// What `{{ value }}` prints.
@@ -239,35 +243,5 @@ fn print_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(),
     match value.as_str() {
         Some(_) => minijinja::escape_formatter(out, state, value),
         None => Ok(out.write_str(&python_str(state, value)?)?),
-    }
-}
-
-/// Python methods the engine does not know; pycompat has the common ones.
-fn call_method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let Some(text) = value.as_str() else {
-        return pycompat::unknown_method_callback(state, value, name, args);
-    };
-    match name {
-        "removeprefix" => {
-            let (prefix,): (&str,) = from_args(args)?;
-            Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)))
-        }
-        "removesuffix" => {
-            let (suffix,): (&str,) = from_args(args)?;
-            Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)))
-        }
-        "partition" => {
-            let (separator,): (&str,) = from_args(args)?;
-            let parts = text.split_once(separator).map(|(head, tail)| [head, separator, tail]);
-            Ok(Value::from(Tuple::from(parts.unwrap_or([text, "", ""]).map(Value::from))))
-        }
-        "rsplit" => {
-            let (separator, limit): (&str, Option<usize>) = from_args(args)?;
-            let limit = limit.unwrap_or(usize::MAX).saturating_add(1);
-            let mut parts: Vec<_> = text.rsplitn(limit, separator).map(Value::from).collect();
-            parts.reverse();
-            Ok(Value::from(parts))
-        }
-        _ => pycompat::unknown_method_callback(state, value, name, args),
     }
 }

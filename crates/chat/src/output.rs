@@ -1,6 +1,5 @@
 //! One choice's answer, from its tokens.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::{
@@ -35,7 +34,8 @@ pub struct ChatFormat {
     pub single_call: bool,
 }
 
-/// Turns tokens into events and watches for stop strings. Without a tokenizer there are no events.
+/// Turns tokens into events and watches for stop strings, which count in the answer's text only: not in thoughts, not
+/// in calls. Without a tokenizer there are no events.
 #[derive(Debug)]
 pub struct ChoiceDecoder {
     tokenizer: Option<Arc<Tokenizer>>,
@@ -48,22 +48,6 @@ pub struct ChoiceDecoder {
     is_thinking: bool,
     num_reasoning_tokens: u32,
     offers_calls: bool,
-    /// Bytes of text that went into the matcher.
-    num_bytes: usize,
-    /// Markers whose text the matcher has not given back yet.
-    places: VecDeque<Place>,
-    /// What the matcher gave back, up to a marker that is incomplete.
-    pending: String,
-    /// Where `pending` begins.
-    pending_start: usize,
-}
-
-/// A marker's bytes in the text.
-#[derive(Debug)]
-struct Place {
-    start: usize,
-    end: usize,
-    marker: Marker,
 }
 
 impl ChoiceDecoder {
@@ -86,10 +70,6 @@ impl ChoiceDecoder {
             parser,
             num_reasoning_tokens: 0,
             offers_calls: chat.is_some_and(|chat| chat.tools.is_some()),
-            num_bytes: 0,
-            places: VecDeque::new(),
-            pending: String::new(),
-            pending_start: 0,
         }
     }
 
@@ -103,41 +83,30 @@ impl ChoiceDecoder {
         if is_end && !self.options.include_stop {
             return None;
         }
-        let mut piece = String::new();
+        let (mut piece, mut parsed) = (String::new(), Vec::new());
         if let Some(marker) = marker {
             // Nothing can complete a character across a marker.
             self.detokenizer.finish(&mut piece);
-            let start = self.num_bytes + piece.len();
-            if !hidden {
-                piece.push_str(&String::from_utf8_lossy(tokenizer.token_bytes(token_id)));
-            }
-            self.places.push_back(Place { start, end: self.num_bytes + piece.len(), marker });
+            self.read(&piece, &mut parsed);
+            let bytes = if hidden { &[] } else { tokenizer.token_bytes(token_id) };
+            self.parser.push(Piece::Marker(marker, &String::from_utf8_lossy(bytes)), &mut parsed);
         } else if !hidden {
             self.detokenizer.push(tokenizer.token_bytes(token_id), &mut piece);
+            self.read(&piece, &mut parsed);
         }
-        self.num_bytes += piece.len();
-        let mut text = String::new();
-        let found = if self.num_tokens < self.options.min_tokens {
-            text = piece;
-            None
-        } else {
-            self.matcher.push(&piece, &mut text)
-        };
-        self.release(&text, events);
-        if found.is_some() {
-            self.end(events);
-        }
-        found
+        self.pass(parsed, events)
     }
 
     /// Ends the answer; gives a stop string that only the very end completed.
     pub fn finish(&mut self, events: &mut Vec<OutputEvent>) -> Option<StopMatch> {
-        let (mut piece, mut text) = (String::new(), String::new());
+        let (mut piece, mut parsed) = (String::new(), Vec::new());
         self.detokenizer.finish(&mut piece);
-        let found = self.matcher.push(&piece, &mut text);
-        self.matcher.finish(&mut text);
-        self.release(&text, events);
-        self.end(events);
+        self.read(&piece, &mut parsed);
+        self.parser.finish(&mut parsed);
+        let found = self.pass(parsed, events);
+        if found.is_none() {
+            self.release(events);
+        }
         found
     }
 
@@ -156,37 +125,46 @@ impl ChoiceDecoder {
         }
     }
 
-    /// Passes text on, cut at the markers.
-    fn release(&mut self, text: &str, events: &mut Vec<OutputEvent>) {
-        self.pending.push_str(text);
-        while let Some(place) = self.places.front() {
-            let known = self.pending_start + self.pending.len();
-            if place.end > known {
-                let certain = place.start.min(known) - self.pending_start;
-                return self.pass(certain, events);
+    fn read(&mut self, text: &str, parsed: &mut Vec<OutputEvent>) {
+        if !text.is_empty() {
+            self.parser.push(Piece::Text(text), parsed);
+        }
+    }
+
+    /// Passes events on, the answer's text up to a stop string and nothing after it.
+    fn pass(&mut self, parsed: Vec<OutputEvent>, events: &mut Vec<OutputEvent>) -> Option<StopMatch> {
+        for event in parsed {
+            let OutputEvent::Content(piece) = event else {
+                // No stop string goes on behind a thought or a call.
+                self.release(events);
+                events.push(event);
+                continue;
+            };
+            let mut text = String::new();
+            let found = if self.num_tokens < self.options.min_tokens {
+                text = piece;
+                None
+            } else {
+                self.matcher.push(&piece, &mut text)
+            };
+            push_content(text, events);
+            if found.is_some() {
+                return found;
             }
-            let (before, length, marker) = (place.start - self.pending_start, place.end - place.start, place.marker);
-            self.places.pop_front();
-            self.pass(before, events);
-            let text: String = self.pending.drain(..length).collect();
-            self.pending_start += length;
-            self.parser.push(Piece::Marker(marker, &text), events);
         }
-        self.pass(self.pending.len(), events);
+        None
     }
 
-    fn pass(&mut self, num_bytes: usize, events: &mut Vec<OutputEvent>) {
-        if num_bytes > 0 {
-            let text: String = self.pending.drain(..num_bytes).collect();
-            self.pending_start += num_bytes;
-            self.parser.push(Piece::Text(&text), events);
-        }
+    /// Passes on what was held back as the possible start of a stop string.
+    fn release(&mut self, events: &mut Vec<OutputEvent>) {
+        let mut text = String::new();
+        self.matcher.finish(&mut text);
+        push_content(text, events);
     }
+}
 
-    /// A marker that a stop string cut in two is text.
-    fn end(&mut self, events: &mut Vec<OutputEvent>) {
-        self.places.clear();
-        self.pass(self.pending.len(), events);
-        self.parser.finish(events);
+fn push_content(text: String, events: &mut Vec<OutputEvent>) {
+    if !text.is_empty() {
+        events.push(OutputEvent::Content(text));
     }
 }

@@ -22,6 +22,11 @@ pub(crate) fn python_str(state: &State, value: &Value) -> Result<String, Error> 
     }
 }
 
+/// `repr(value)`.
+pub(crate) fn python_repr(state: &State, value: &Value) -> Result<String, Error> {
+    Speller::spell(state, &Style::Repr, value)
+}
+
 /// `value | tojson`, with the arguments `transformers` gives it.
 ///
 /// `ValueOrKwargs` because more arguments than a function can name may be passed, and because a
@@ -92,7 +97,7 @@ fn string_at(pair: &Value, index: usize) -> Result<String, Error> {
 }
 
 /// The error for what Python would refuse with a `TypeError` or `RecursionError`.
-fn unsupported(message: impl Into<Cow<'static, str>>) -> Error {
+pub(crate) fn unsupported(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
 

@@ -37,7 +37,7 @@ pub struct Tokenizer {
     bos_id: Option<u32>,
     eos_id: Option<u32>,
     adds_bos: bool,
-    chat_template: Option<String>,
+    chat_templates: HashMap<String, String>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -81,7 +81,7 @@ impl Tokenizer {
             bos_id: id_of(&bos),
             eos_id: id_of(&eos),
             adds_bos: config.is_some_and(|config| config["add_bos_token"].as_bool() == Some(true)),
-            chat_template: config.and_then(|config| default_template(&config["chat_template"])),
+            chat_templates: config.map(|config| templates(&config["chat_template"])).unwrap_or_default(),
             bos,
             eos,
             inner,
@@ -108,9 +108,9 @@ impl Tokenizer {
         self.eos_id
     }
 
-    /// The chat template in tokenizer_config.json.
-    pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+    /// A chat template of tokenizer_config.json by its name; one without a name is `default`.
+    pub fn chat_template(&self, name: &str) -> Option<&str> {
+        self.chat_templates.get(name).map(String::as_str)
     }
 
     /// Ids of a text. Special tokens spelled out in it become their ids; none are added.
@@ -186,11 +186,14 @@ fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
 }
 
-/// `chat_template` may be a list of named templates.
-fn default_template(value: &Value) -> Option<String> {
-    let named = |template: &&Value| template["name"].as_str() == Some("default");
-    let listed = || value.as_array()?.iter().find(named)?["template"].as_str();
-    value.as_str().or_else(listed).map(str::to_owned)
+/// `chat_template`: one template, or a list of named ones.
+fn templates(value: &Value) -> HashMap<String, String> {
+    if let Some(only) = value.as_str() {
+        return HashMap::from([("default".to_owned(), only.to_owned())]);
+    }
+    let named =
+        |template: &Value| Some((template["name"].as_str()?.to_owned(), template["template"].as_str()?.to_owned()));
+    value.as_array().into_iter().flatten().filter_map(named).collect()
 }
 
 fn token_bytes(vocabulary: HashMap<String, u32>) -> Vec<Option<Box<[u8]>>> {

@@ -252,11 +252,21 @@ fn cases() -> Vec<Case> {
 }
 
 fn decoder(tokenizer: &Arc<Tokenizer>, case: &Case, stops: &[&str]) -> ChoiceDecoder {
+    decoder_with(tokenizer, case, stops, false, 0)
+}
+
+fn decoder_with(
+    tokenizer: &Arc<Tokenizer>,
+    case: &Case,
+    stops: &[&str],
+    include_stop: bool,
+    min_tokens: u32,
+) -> ChoiceDecoder {
     let markers = Arc::new(Markers::new(case.dialect, tokenizer));
     let chat =
         ChatFormat { dialect: case.dialect, markers, start: case.start, tools: case.tools(), single_call: case.single };
     let stops = stops.iter().map(|stop| (*stop).to_owned()).collect();
-    let options = DecodeOptions { stops, include_stop: false, skip_special_tokens: true, min_tokens: 0 };
+    let options = DecodeOptions { stops, include_stop, skip_special_tokens: true, min_tokens };
     ChoiceDecoder::new(Some(Arc::clone(tokenizer)), options, Some(&chat))
 }
 
@@ -291,19 +301,47 @@ fn markers_spelled_by_ordinary_tokens_are_text() {
 }
 
 #[test]
-fn stop_strings_and_markers() {
+fn stop_strings_count_in_the_answer_only() {
     let tokenizer = tokenizer();
-    let check = |stop: &str, expected: &[OutputEvent], found: bool| {
-        let mut decoder = decoder(&tokenizer, &case(Dialect::DeepSeekV31, Start::Thought, "", &[]), &[stop]);
-        let (events, stopped) = run(&mut decoder, &tokenizer.encode("ab</think>cd").unwrap());
-        assert_eq!((events.as_slice(), stopped.is_some()), (expected, found), "{stop}");
+    let check = |case: &Case, stop: &str, expected: &[OutputEvent], found: bool| {
+        let mut decoder = decoder(&tokenizer, case, &[stop]);
+        let (events, stopped) = run(&mut decoder, &tokenizer.encode(case.output).unwrap());
+        assert_eq!((events.as_slice(), stopped.is_some()), (expected, found), "{stop} in {}", case.output);
     };
-    // A stop string may lie across a marker, be one, or end inside one.
-    check("b</think>c", &[reasoning("a")], true);
-    check("</think>", &[reasoning("ab")], true);
-    check("</th", &[reasoning("ab")], true);
-    check("d", &[reasoning("ab"), content("c")], true);
-    check("k>x", &[reasoning("ab"), content("cd")], false);
+    let thought = case(Dialect::DeepSeekV31, Start::Thought, "ab</think>cd", &[]);
+    let whole = [reasoning("ab"), content("cd")];
+    for stop in ["a", "ab", "b</think>c", "</think>", "bc", "k>x", "dx"] {
+        check(&thought, stop, &whole, false);
+    }
+    check(&thought, "c", &[reasoning("ab")], true);
+    check(&thought, "d", &[reasoning("ab"), content("c")], true);
+
+    let output = "say x<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>a<｜tool▁sep｜>{\"x\": \"y\"}<｜tool▁call▁end｜>\
+                  <｜tool▁calls▁end｜>yes";
+    let calls = case(Dialect::DeepSeekV31, Start::Content, output, &[]);
+    let call = call("a", None, "{\"x\": \"y\"}");
+    let whole = [&[content("say x")], call.as_slice(), &[content("yes")]].concat();
+    for stop in ["\"y", "{", "xy", "a<"] {
+        check(&calls, stop, &whole, false);
+    }
+    check(&calls, "y", &[content("sa")], true);
+    check(&calls, "yes", &whole[..whole.len() - 1], true);
+}
+
+#[test]
+fn a_stop_string_ends_the_answer_with_the_token_that_completes_it() {
+    let tokenizer = tokenizer();
+    let thought = case(Dialect::DeepSeekV31, Start::Thought, "a END</think>an END too", &[]);
+    let ids = tokenizer.encode(thought.output).unwrap();
+    let after = ids.len() - " too".len();
+    for (include_stop, min_tokens, text) in [(false, 0, "an "), (true, 0, "an END"), (false, 99, "an END too")] {
+        let mut decoder = decoder_with(&tokenizer, &thought, &["END"], include_stop, min_tokens);
+        let mut events = Vec::new();
+        let ended = ids.iter().position(|id| decoder.push(*id, false, &mut events).is_some());
+        assert_eq!(ended, (min_tokens == 0).then_some(after - 1));
+        assert!(ended.is_some() || decoder.finish(&mut events).is_none());
+        assert_eq!(joined(events), [reasoning("a END"), content(text)]);
+    }
 }
 
 #[test]

@@ -117,17 +117,29 @@ fn tokenizer(checkpoint: &Checkpoint, vocab_size: usize) -> Result<Option<Arc<To
     Ok(Some(Arc::new(tokenizer)))
 }
 
+/// The checkpoint's chat templates: files, else tokenizer_config.json's; `tool_use` is for requests with tools.
 fn renderer(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Option<PromptRenderer>> {
-    let file = checkpoint.read("chat_template.jinja")?;
-    let source = match &file {
-        Some(bytes) => Some(std::str::from_utf8(bytes).context("chat_template.jinja is not UTF-8")?),
-        None => tokenizer.chat_template(),
+    let read = |file: &str| -> Result<Option<String>> {
+        let bytes = checkpoint.read(file)?;
+        bytes.map(|bytes| String::from_utf8(bytes).with_context(|| format!("{file} is not UTF-8"))).transpose()
     };
-    let Some(source) = source else {
+    let files = (read("chat_template.jinja")?, read("additional_chat_templates/tool_use.jinja")?);
+    let of_config = |name| tokenizer.chat_template(name).map(str::to_owned);
+    let (default, tool_use) = match files {
+        (None, None) => (of_config("default"), of_config("tool_use")),
+        (None, tool_use) => (of_config("default"), tool_use),
+        files => files,
+    };
+    let Some(source) = default else {
         tracing::warn!("the checkpoint has no chat template: /v1/chat/completions is not served");
         return Ok(None);
     };
-    Ok(Some(PromptRenderer::new(source, tokenizer)?))
+    let mut renderer = PromptRenderer::new(&source, tokenizer)?;
+    if let Some(source) = tool_use {
+        renderer = renderer.with_tool_use(&source, tokenizer).context("the chat template tool_use")?;
+    }
+    tracing::info!("template: {}", renderer.summary());
+    Ok(Some(renderer))
 }
 
 /// Ids that end a sequence: generation_config.json's, else config.json's, and the tokenizer's own.
