@@ -2,7 +2,7 @@
 # the run. A script that is run by another leaves the table to that one.
 #
 #   step NAME                what follows belongs to it
-#   beside NAME COMMAND...   starts a command in the background and keeps its output
+#   beside NAME COMMAND...   starts a command in the background, where it gives way to others, and keeps its output
 #   join NAME                waits for it and shows its output; what failed there fails here
 
 steps_started=$SECONDS
@@ -38,6 +38,7 @@ beside() {
     # A process group of its own, which can be ended as one.
     set -m
     (
+        renice -n 7 -p "$BASHPID" >/dev/null
         since=$SECONDS
         trap 'steps_note "$name, beside others" "$since"' EXIT
         steps_now=
