@@ -153,15 +153,28 @@ impl Content {
     }
 }
 
-/// One part of a message.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+/// One part of a message: an object, or its bare text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ContentPart {
-    /// "text"
+    /// "text", "input_text", "output_text", "refusal" or, of an assistant, "thinking".
     #[serde(rename = "type")]
     pub kind: String,
     /// The text.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// The text of a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+    /// The text of a thought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<String>,
+}
+
+impl ContentPart {
+    /// Without any text.
+    pub fn of_kind(kind: &str) -> Self {
+        Self { kind: kind.to_owned(), text: None, refusal: None, thinking: None }
+    }
 }
 
 /// The answer to a chat request.

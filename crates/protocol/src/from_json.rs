@@ -2,13 +2,17 @@
 
 use std::fmt;
 
-use serde::de::value::SeqAccessDeserializer;
-use serde::de::{DeserializeOwned, Deserializer, Error, SeqAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use crate::json_error::{JsonError, float_in_words};
+use crate::json_reader::{Path, Reader, Slot};
 use crate::{
-    ChatRequest, CompletionRequest, Content, DetokenizeRequest, EmbeddingsRequest, InputContent, ItemText,
-    MessagesRequest, Prompt, ResponsesInput, ResponsesRequest, TokenizeRequest,
+    ChatMessage, ChatRequest, CompletionRequest, Content, ContentPart, DetokenizeRequest, EmbeddingsRequest,
+    FormatFields, InputContent, ItemText, MessagesRequest, Prompt, ResponsesInput, ResponsesRequest, Role,
+    StopSequences, TokenizeRequest,
 };
 
 /// Most prompts in one request, far above any operator's limit: bounds memory while reading.
@@ -36,19 +40,24 @@ pub trait FromJson: Sized {
 // unknown field for them and forget the path of an error.
 impl FromJson for ChatRequest {
     fn from_json(body: &[u8]) -> Result<Self, FieldError> {
-        Ok(Self { sampling: read(body)?, format: read(body)?, unsupported: read(body)?, ..read(body)? })
+        let mut request =
+            Self { sampling: read(body)?, format: read_format(body)?, unsupported: read(body)?, ..read(body)? };
+        normalise(&mut request.messages)?;
+        let names = ("max_completion_tokens", "max_tokens");
+        request.max_tokens = one_value(names, request.max_completion_tokens.as_ref(), request.max_tokens)?;
+        Ok(request)
     }
 }
 
 impl FromJson for CompletionRequest {
     fn from_json(body: &[u8]) -> Result<Self, FieldError> {
-        Ok(Self { sampling: read(body)?, format: read(body)?, unsupported: read(body)?, ..read(body)? })
+        Ok(Self { sampling: read(body)?, format: read_format(body)?, unsupported: read(body)?, ..read(body)? })
     }
 }
 
 impl FromJson for ResponsesRequest {
     fn from_json(body: &[u8]) -> Result<Self, FieldError> {
-        Ok(Self { sampling: read(body)?, format: read(body)?, unsupported: read(body)?, ..read(body)? })
+        Ok(Self { sampling: read(body)?, format: read_format(body)?, unsupported: read(body)?, ..read(body)? })
     }
 }
 
@@ -66,7 +75,9 @@ impl FromJson for MessagesRequest {
 
 impl FromJson for TokenizeRequest {
     fn from_json(body: &[u8]) -> Result<Self, FieldError> {
-        read(body)
+        let mut request: Self = read(body)?;
+        normalise(request.messages.as_deref_mut().unwrap_or_default())?;
+        Ok(request)
     }
 }
 
@@ -76,57 +87,172 @@ impl FromJson for DetokenizeRequest {
     }
 }
 
+/// Reads a part of a request that was kept as it came.
+///
+/// # Errors
+/// Names the first field that is missing or of the wrong type, by its path within the part; `None` for the part itself.
+pub fn from_value<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
+    let slot = Slot::default();
+    T::deserialize(Reader::new(value, Path::Root, &slot)).map_err(|error| field_error(error, ""))
+}
+
+/// Reads a text that should be JSON, such as a schema that was sent as text.
+///
+/// # Errors
+/// Says what is wrong and where, in plain words.
+pub fn json_from_text(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| JsonError::parser(&error.to_string()).message)
+}
+
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, FieldError> {
-    if body.trim_ascii_start().first().is_some_and(|byte| b"[\"-0123456789tfn".contains(byte)) {
-        let message = "The request body must be a JSON object.".to_owned();
-        return Err(FieldError { param: None, message });
+    // Some clients begin with a byte order mark, which JSON has no place for.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let slot = Slot::default();
+    let mut inner = serde_json::Deserializer::from_slice(body);
+    let found = T::deserialize(Reader::new(&mut inner, Path::Root, &slot));
+    let found = found.and_then(|value| match inner.end() {
+        Ok(()) => Ok(value),
+        Err(error) => Err(JsonError::parser(&error.to_string())),
+    });
+    found.map_err(|error| field_error(error, "The request body "))
+}
+
+/// `whole`: what an error about no field begins with.
+fn field_error(error: JsonError, whole: &str) -> FieldError {
+    let error = error.at(String::new);
+    if error.is_syntax {
+        return FieldError { param: None, message: format!("{whole}is not valid JSON: {}.", error.message) };
     }
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let result = serde_path_to_error::deserialize(&mut deserializer);
-    let not_json = |error: &serde_json::Error| FieldError {
-        param: None,
-        message: format!("The request body is not valid JSON: {error}"),
-    };
-    match result {
-        Ok(value) => deserializer.end().map_err(|error| not_json(&error)).map(|()| value),
-        Err(error) if !error.inner().is_data() => Err(not_json(error.inner())),
-        Err(error) => {
-            let path = error.path().to_string();
-            let message = error.into_inner().to_string();
-            // A missing field is reported at its parent; its name stands in the message.
-            let named = message.strip_prefix("missing field `").or(message.strip_prefix("duplicate field `"));
-            let missing = named.and_then(|rest| rest.split('`').next());
-            let param = match (path.as_str(), missing) {
-                (".", None) => None,
-                (".", Some(field)) => Some(field.to_owned()),
-                (parent, Some(field)) => Some(format!("{parent}.{field}")),
-                (path, None) => Some(path.to_owned()),
-            };
-            let message = match param {
-                Some(_) => message,
-                None => format!("The request body is not what this endpoint takes: {message}"),
-            };
-            Err(FieldError { param, message })
+    match error.path.filter(|path| !path.is_empty()) {
+        None => FieldError { param: None, message: format!("{whole}{}", error.message) },
+        param => FieldError { param, message: error.message },
+    }
+}
+
+/// Each of these has an older name and a newer one; the same value under both is one value.
+fn read_format(body: &[u8]) -> Result<FormatFields, FieldError> {
+    let mut fields: FormatFields = read(body)?;
+    let Some(outputs) = &fields.structured_outputs else { return Ok(fields) };
+    let newer = |name| format!("structured_outputs.{name}");
+    fields.guided_json = one_value((&newer("json"), "guided_json"), outputs.json.as_ref(), fields.guided_json)?;
+    fields.guided_regex = one_value((&newer("regex"), "guided_regex"), outputs.regex.as_ref(), fields.guided_regex)?;
+    fields.guided_choice =
+        one_value((&newer("choice"), "guided_choice"), outputs.choice.as_ref(), fields.guided_choice)?;
+    fields.guided_grammar =
+        one_value((&newer("grammar"), "guided_grammar"), outputs.grammar.as_ref(), fields.guided_grammar)?;
+    Ok(fields)
+}
+
+/// What the older name adds to the newer one: nothing where both say the same.
+fn one_value<T: PartialEq>(
+    (newer_name, older_name): (&str, &str),
+    newer: Option<&T>,
+    older: Option<T>,
+) -> Result<Option<T>, FieldError> {
+    match (newer, older) {
+        (None, older) => Ok(older),
+        (Some(_), None) => Ok(None),
+        (Some(newer), Some(older)) if *newer == older => Ok(None),
+        (Some(_), Some(_)) => {
+            let message = format!("is the older name of {newer_name}, which has another value: give one of them");
+            Err(FieldError { param: Some(older_name.to_owned()), message })
         }
+    }
+}
+
+/// Parts of every kind that carries text become plain text parts, thoughts go where thoughts are kept.
+fn normalise(messages: &mut [ChatMessage]) -> Result<(), FieldError> {
+    for (index, message) in messages.iter_mut().enumerate() {
+        let Some(Content::Parts(parts)) = &mut message.content else { continue };
+        let mut thoughts = Vec::new();
+        for (place, part) in parts.iter_mut().enumerate() {
+            let (name, text) = match part.kind.as_str() {
+                "text" | "input_text" | "output_text" => ("text", part.text.take()),
+                "refusal" => ("refusal", part.refusal.take()),
+                "thinking" if message.role == Role::Assistant => ("thinking", part.thinking.take()),
+                // Refused where the kinds are known.
+                _ => continue,
+            };
+            let Some(text) = text else {
+                let param = format!("messages[{index}].content[{place}].{name}");
+                return Err(FieldError { param: Some(param), message: "is required".to_owned() });
+            };
+            if name == "thinking" {
+                thoughts.push(text);
+            } else {
+                *part = ContentPart { text: Some(text), ..ContentPart::of_kind("text") };
+            }
+        }
+        parts.retain(|part| part.kind != "thinking" || message.role != Role::Assistant);
+        // Said twice, what stands in its own field counts.
+        if !thoughts.is_empty() && message.reasoning_content.is_none() && message.reasoning.is_none() {
+            message.reasoning_content = Some(thoughts.join("\n"));
+        }
+    }
+    Ok(())
+}
+
+/// Absent, null and the default are one thing.
+pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+// By hand, because a part may also be its bare text.
+impl<'de> Deserialize<'de> for ContentPart {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PartVisitor)
+    }
+}
+
+struct PartVisitor;
+
+impl<'de> Visitor<'de> for PartVisitor {
+    type Value = ContentPart;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a content part or a string")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<ContentPart, E> {
+        Ok(ContentPart { text: Some(text.to_owned()), ..ContentPart::of_kind("text") })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<ContentPart, A::Error> {
+        #[derive(Deserialize)]
+        struct Fields {
+            #[serde(rename = "type")]
+            kind: String,
+            text: Option<String>,
+            refusal: Option<String>,
+            thinking: Option<String>,
+        }
+
+        let Fields { kind, text, refusal, thinking } = Fields::deserialize(MapAccessDeserializer::new(fields))?;
+        Ok(ContentPart { kind, text, refusal, thinking })
     }
 }
 
 // By hand, because an untagged enum would forget where inside the list an error was.
 macro_rules! text_or_list {
-    ($name:ident :: $list:ident, $expected:literal) => {
+    ($name:ident: $text:ident or $list:ident, $expected:literal) => {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let visitor = TextOrList { expected: $expected, text: Self::Text, list: Self::$list };
+                let visitor = TextOrList { expected: $expected, text: Self::$text, list: Self::$list };
                 deserializer.deserialize_any(visitor)
             }
         }
     };
 }
 
-text_or_list!(Content::Parts, "a string or a list of content parts");
-text_or_list!(InputContent::Blocks, "a string or a list of content blocks");
-text_or_list!(ItemText::Parts, "a string or a list of parts");
-text_or_list!(ResponsesInput::Items, "a string or a list of items");
+text_or_list!(StopSequences: One or Many, "a string or a list of strings");
+text_or_list!(Content: Text or Parts, "a string or a list of content parts");
+text_or_list!(InputContent: Text or Blocks, "a string or a list of content blocks");
+text_or_list!(ItemText: Text or Parts, "a string or a list of parts");
+text_or_list!(ResponsesInput: Text or Items, "a string or a list of items");
 
 struct TextOrList<O, T> {
     expected: &'static str,
@@ -231,6 +357,17 @@ impl<'de> Deserialize<'de> for PromptItem {
                 Ok(PromptItem::Token(id))
             }
 
+            fn visit_i64<E: Error>(self, id: i64) -> Result<PromptItem, E> {
+                Err(E::custom(format!("{id} is not a token id")))
+            }
+
+            fn visit_f64<E: Error>(self, id: f64) -> Result<PromptItem, E> {
+                if id.fract() == 0.0 && (0.0..=u32::MAX.into()).contains(&id) {
+                    return Ok(PromptItem::Token(id as u32));
+                }
+                Err(E::custom(format!("{} is not a token id", float_in_words(id))))
+            }
+
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<PromptItem, A::Error> {
                 let mut ids = Vec::new();
                 while let Some(TokenId(id)) = items.next_element()? {
@@ -246,7 +383,7 @@ impl<'de> Deserialize<'de> for PromptItem {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -274,7 +411,10 @@ mod tests {
         check(json!({"messages": user, "temperature": "hot"}), Some("temperature"));
         check(json!({"messages": user, "n": -1}), Some("n"));
         check(json!({"messages": user, "max_tokens": 1e10}), Some("max_tokens"));
-        check(json!({"messages": user, "stop": [1]}), Some("stop"));
+        check(json!({"messages": user, "stop": [1]}), Some("stop[0]"));
+        check(json!({"messages": [{"role": null, "content": "hi"}]}), Some("messages[0].role"));
+        check(json!({"messages": [["user", "hi"]]}), Some("messages[0]"));
+        check(json!({"messages": user, "tool_choice": null, "structured_outputs": {"regex": []}}), Some("structured_outputs.regex"));
         check(json!({"messages": user, "stream_options": {"include_usage": 3}}), Some("stream_options.include_usage"));
         check(json!({"messages": user, "logit_bias": {"5": "x"}}), Some("logit_bias.5"));
     }

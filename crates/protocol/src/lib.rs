@@ -10,6 +10,8 @@ mod common;
 mod completions;
 mod error;
 mod from_json;
+mod json_error;
+mod json_reader;
 mod messages;
 mod models;
 mod responses;
@@ -26,7 +28,7 @@ pub use common::{
 };
 pub use completions::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt};
 pub use error::{ErrorBody, ErrorResponse};
-pub use from_json::{FieldError, FromJson};
+pub use from_json::{FieldError, FromJson, from_value, json_from_text};
 pub use messages::{
     InputBlock, InputContent, InputMessage, InputRole, InputThinking, InputTool, InputToolChoice, MessageResponse,
     MessageUsage, MessagesError, MessagesErrorBody, MessagesRequest, OutputBlock, OutputConfig, OutputFormat,
