@@ -224,13 +224,13 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Wrap<'_, V> {
 }
 
 /// A value inside a list or an object.
-struct Seed<'p, S> {
+struct Inside<'p, S> {
     seed: S,
     path: Path<'p>,
     slot: &'p Slot,
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Seed<'_, S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Inside<'_, S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
@@ -252,7 +252,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Items<'_, A> {
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, JsonError> {
         let path = Path::Index(self.path, self.index);
         self.index += 1;
-        let found = self.inner.next_element_seed(Seed { seed, path, slot: self.slot });
+        let found = self.inner.next_element_seed(Inside { seed, path, slot: self.slot });
         found.map_err(|error| explain(&error, self.slot))
     }
 }
@@ -269,24 +269,24 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Fields<'_, A> {
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, JsonError> {
         self.key.clear();
-        let seed = KeySeed { seed, key: &mut self.key, slot: self.slot };
+        let seed = NamedBy { seed, key: &mut self.key, slot: self.slot };
         self.inner.next_key_seed(seed).map_err(|error| explain(&error, self.slot))
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, JsonError> {
         let path = Path::Key(self.path, &self.key);
-        let found = self.inner.next_value_seed(Seed { seed, path, slot: self.slot });
+        let found = self.inner.next_value_seed(Inside { seed, path, slot: self.slot });
         found.map_err(|error| explain(&error, self.slot))
     }
 }
 
-struct KeySeed<'p, S> {
+struct NamedBy<'p, S> {
     seed: S,
     key: &'p mut String,
     slot: &'p Slot,
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for KeySeed<'_, S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for NamedBy<'_, S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {

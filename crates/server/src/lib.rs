@@ -6,6 +6,7 @@
 mod answer_format;
 pub mod app;
 mod auth;
+mod body;
 mod chat_answer;
 mod compute;
 pub mod config;
@@ -14,6 +15,7 @@ mod event_stream;
 mod extract;
 mod fingerprint;
 mod generation;
+mod known_routes;
 mod memory;
 mod message_answer;
 mod metrics;
