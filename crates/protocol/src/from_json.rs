@@ -12,7 +12,7 @@ use crate::json_reader::{Path, Reader, Slot};
 use crate::{
     ChatMessage, ChatRequest, CompletionRequest, Content, ContentPart, DetokenizeRequest, EmbeddingsRequest,
     FormatFields, InputContent, ItemText, MessagesRequest, Prompt, ResponsesInput, ResponsesRequest, Role,
-    StopSequences, TokenizeRequest,
+    StopSequences, TokenizeRequest, Tool,
 };
 
 /// Most prompts in one request, far above any operator's limit: bounds memory while reading.
@@ -25,6 +25,19 @@ pub struct FieldError {
     pub param: Option<String>,
     /// What was expected and found.
     pub message: String,
+}
+
+impl FieldError {
+    /// The same about a part of a request that is found here.
+    #[must_use]
+    pub fn inside(self, path: &str) -> Self {
+        let param = match self.param {
+            Some(field) if field.starts_with('[') => format!("{path}{field}"),
+            Some(field) => format!("{path}.{field}"),
+            None => path.to_owned(),
+        };
+        Self { param: Some(param), ..self }
+    }
 }
 
 /// Requests that can be read from a JSON body.
@@ -77,6 +90,9 @@ impl FromJson for TokenizeRequest {
     fn from_json(body: &[u8]) -> Result<Self, FieldError> {
         let mut request: Self = read(body)?;
         normalise(request.messages.as_deref_mut().unwrap_or_default())?;
+        for (index, tool) in request.tools.iter().flatten().enumerate() {
+            from_value::<Tool>(tool).map_err(|error| error.inside(&format!("tools[{index}]")))?;
+        }
         Ok(request)
     }
 }
@@ -414,7 +430,10 @@ mod tests {
         check(json!({"messages": user, "stop": [1]}), Some("stop[0]"));
         check(json!({"messages": [{"role": null, "content": "hi"}]}), Some("messages[0].role"));
         check(json!({"messages": [["user", "hi"]]}), Some("messages[0]"));
-        check(json!({"messages": user, "tool_choice": null, "structured_outputs": {"regex": []}}), Some("structured_outputs.regex"));
+        check(
+            json!({"messages": user, "tool_choice": null, "structured_outputs": {"regex": []}}),
+            Some("structured_outputs.regex"),
+        );
         check(json!({"messages": user, "stream_options": {"include_usage": 3}}), Some("stream_options.include_usage"));
         check(json!({"messages": user, "logit_bias": {"5": "x"}}), Some("logit_bias.5"));
     }

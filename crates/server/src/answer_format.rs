@@ -97,8 +97,9 @@ fn response_format(value: Option<&Value>) -> Result<Option<AnswerFormat>, ApiErr
 fn schema(param: &'static str, value: Option<&Value>) -> Result<Option<AnswerFormat>, ApiError> {
     let parsed = match value {
         None => return Ok(None),
-        Some(Value::String(text)) => json_from_text(text)
-            .map_err(|error| ApiError::invalid(param, format!("is no JSON schema: {error}")))?,
+        Some(Value::String(text)) => {
+            json_from_text(text).map_err(|error| ApiError::invalid(param, format!("is no JSON schema: {error}")))?
+        }
         Some(value) => value.clone(),
     };
     if parsed.is_object() || parsed == Value::Bool(true) {

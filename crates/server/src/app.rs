@@ -93,7 +93,7 @@ pub fn router(state: AppState) -> Router {
     router
         .fallback(async move |request: Request| -> Response {
             let (method, path) = (request.method().as_str(), request.uri().path());
-            ApiError::unknown_route(method, path, known.hint(method, path).as_deref()).into_response()
+            ApiError::unknown_route(method, path).with_hint(known.hint(method, path).as_deref()).into_response()
         })
         .method_not_allowed_fallback(async |request: Request| -> Response {
             ApiError::method_not_allowed(request.method().as_str(), request.uri().path()).into_response()

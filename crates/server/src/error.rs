@@ -83,13 +83,19 @@ impl ApiError {
         error
     }
 
-    /// 404: no such route. `meant`: one that looks like it, with its method.
-    pub fn unknown_route(method: &str, path: &str, meant: Option<&str>) -> Self {
-        let mut message = format!("Unknown request URL: {method} {}.", shorten(path, MAX_ECHO));
-        if let Some(meant) = meant {
-            message += &format!(" Did you mean {}?", shorten(meant, 2 * MAX_ECHO));
-        }
+    /// 404: no such route.
+    pub fn unknown_route(method: &str, path: &str) -> Self {
+        let message = format!("Unknown request URL: {method} {}.", shorten(path, MAX_ECHO));
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("unknown_url"), message)
+    }
+
+    /// The same, with the route that was meant.
+    #[must_use]
+    pub fn with_hint(mut self, meant: Option<&str>) -> Self {
+        if let Some(meant) = meant {
+            self.body.message = format!("{} Did you mean {}?", self.body.message, shorten(meant, 2 * MAX_ECHO));
+        }
+        self
     }
 
     /// 405: the route exists, the method does not.

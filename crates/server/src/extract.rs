@@ -76,7 +76,7 @@ impl<T: DeserializeOwned + Send> FromRequestParts<AppState> for ApiPath<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        let unknown = ApiError::unknown_route(parts.method.as_str(), parts.uri.path(), None);
+        let unknown = ApiError::unknown_route(parts.method.as_str(), parts.uri.path());
         let Path(path) = Path::from_request_parts(parts, state).await.map_err(|_| unknown)?;
         Ok(Self(path))
     }

@@ -28,7 +28,8 @@ impl KnownRoute {
         if self.parts.len() != given.len() || !self.parts.iter().zip(given).all(fits) {
             return None;
         }
-        let spelled = |(part, given): (&String, &&str)| format!("/{}", if is_parameter(part) { given } else { &**part });
+        let spelled =
+            |(part, given): (&String, &&str)| format!("/{}", if is_parameter(part) { given } else { &**part });
         let path: String = self.parts.iter().zip(given).map(spelled).collect();
         Some(if path.is_empty() { "/".to_owned() } else { path })
     }
@@ -39,7 +40,10 @@ impl KnownRoutes {
     pub fn new<'p>(document: &OpenApi, pages: impl IntoIterator<Item = &'p str>) -> Self {
         let documented = document.paths.paths.iter().map(|(path, item)| {
             let methods = [("GET", &item.get), ("POST", &item.post), ("DELETE", &item.delete), ("PUT", &item.put)];
-            KnownRoute::new(path, methods.into_iter().filter(|(_, known)| known.is_some()).map(|(name, _)| name).collect())
+            KnownRoute::new(
+                path,
+                methods.into_iter().filter(|(_, known)| known.is_some()).map(|(name, _)| name).collect(),
+            )
         });
         Self(documented.chain(pages.into_iter().map(|path| KnownRoute::new(path, vec!["GET"]))).collect())
     }

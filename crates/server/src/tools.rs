@@ -169,10 +169,8 @@ fn specs(param: &str, tools: &[Value]) -> Result<Vec<FunctionSpec>, ApiError> {
             return Err(invalid(".type", "only tools of type \"function\" are supported".to_owned()));
         }
         let inner = if param == "tools" { ".function" } else { "" };
-        let spec: FunctionSpec = from_value(&tool["function"]).map_err(|error| {
-            let field = error.param.map(|param| format!(".{param}")).unwrap_or_default();
-            invalid(&format!("{inner}{field}"), error.message)
-        })?;
+        let spec: FunctionSpec =
+            from_value(&tool["function"]).map_err(|error| error.inside(&format!("{param}[{index}]{inner}")))?;
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
         if spec.name.is_empty() || spec.name.len() > MAX_NAME || !spec.name.bytes().all(is_plain) {
             let message = format!("must be 1 to {MAX_NAME} characters of A-Z, a-z, 0-9, _ and -");
