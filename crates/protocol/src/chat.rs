@@ -139,7 +139,8 @@ pub struct ChatMessage {
 pub enum Content {
     /// Plain text.
     Text(String),
-    /// Parts; only text parts are served.
+    /// Parts; only parts that carry text are served.
+    #[schema(value_type = Vec<PartOrText>)]
     Parts(Vec<ContentPart>),
 }
 
@@ -153,7 +154,17 @@ impl Content {
     }
 }
 
-/// One part of a message: an object, or its bare text.
+/// A part of a message as requests may write it: an object, or its bare text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum PartOrText {
+    /// Its bare text.
+    Text(String),
+    /// With a type.
+    Part(ContentPart),
+}
+
+/// One part of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ContentPart {
     /// "text", "input_text", "output_text", "refusal" or, of an assistant, "thinking".

@@ -20,7 +20,7 @@ mod tools;
 
 pub use chat::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatMessage, ChatRequest,
-    ChatResponseMessage, ChatTokenLogprob, ChatTopLogprob, Content, ContentPart, Role, UnsupportedFields,
+    ChatResponseMessage, ChatTokenLogprob, ChatTopLogprob, Content, ContentPart, PartOrText, Role, UnsupportedFields,
 };
 pub use common::{
     CompletionTokensDetails, FinishReason, PromptLogprob, PromptLogprobs, PromptTokensDetails, SamplingFields,
