@@ -1,22 +1,14 @@
 //! Reading a request and, when it is wrong, saying where.
 
-use std::fmt;
-
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::json_error::{JsonError, float_in_words};
+use crate::json_error::JsonError;
 use crate::json_reader::{Path, Reader, Slot};
 use crate::{
     ChatMessage, ChatRequest, CompletionRequest, Content, ContentPart, DetokenizeRequest, EmbeddingsRequest,
-    FormatFields, InputContent, ItemText, MessagesRequest, Prompt, ResponsesInput, ResponsesRequest, Role,
-    StopSequences, TokenizeRequest, Tool,
+    FormatFields, MessagesRequest, ResponsesRequest, Role, TokenizeRequest, Tool,
 };
-
-/// Most prompts in one request, far above any operator's limit: bounds memory while reading.
-const MAX_PROMPTS: usize = 4096;
 
 /// A body that is not a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,200 +200,12 @@ fn normalise(messages: &mut [ChatMessage]) -> Result<(), FieldError> {
     Ok(())
 }
 
-/// Absent, null and the default are one thing.
-pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
-}
-
-// By hand, because a part may also be its bare text.
-impl<'de> Deserialize<'de> for ContentPart {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(PartVisitor)
-    }
-}
-
-struct PartVisitor;
-
-impl<'de> Visitor<'de> for PartVisitor {
-    type Value = ContentPart;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a content part or a string")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<ContentPart, E> {
-        Ok(ContentPart { text: Some(text.to_owned()), ..ContentPart::of_kind("text") })
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<ContentPart, A::Error> {
-        #[derive(Deserialize)]
-        struct Fields {
-            #[serde(rename = "type")]
-            kind: String,
-            text: Option<String>,
-            refusal: Option<String>,
-            thinking: Option<String>,
-        }
-
-        let Fields { kind, text, refusal, thinking } = Fields::deserialize(MapAccessDeserializer::new(fields))?;
-        Ok(ContentPart { kind, text, refusal, thinking })
-    }
-}
-
-// By hand, because an untagged enum would forget where inside the list an error was.
-macro_rules! text_or_list {
-    ($name:ident: $text:ident or $list:ident, $expected:literal) => {
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let visitor = TextOrList { expected: $expected, text: Self::$text, list: Self::$list };
-                deserializer.deserialize_any(visitor)
-            }
-        }
-    };
-}
-
-text_or_list!(StopSequences: One or Many, "a string or a list of strings");
-text_or_list!(Content: Text or Parts, "a string or a list of content parts");
-text_or_list!(InputContent: Text or Blocks, "a string or a list of content blocks");
-text_or_list!(ItemText: Text or Parts, "a string or a list of parts");
-text_or_list!(ResponsesInput: Text or Items, "a string or a list of items");
-
-struct TextOrList<O, T> {
-    expected: &'static str,
-    text: fn(String) -> O,
-    list: fn(Vec<T>) -> O,
-}
-
-impl<'de, O, T: Deserialize<'de>> Visitor<'de> for TextOrList<O, T> {
-    type Value = O;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.expected)
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<O, E> {
-        Ok((self.text)(text.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<O, A::Error> {
-        Deserialize::deserialize(SeqAccessDeserializer::new(items)).map(self.list)
-    }
-}
-
-// By hand, because an untagged enum stores everything before it knows what it is.
-impl<'de> Deserialize<'de> for Prompt {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(PromptVisitor)
-    }
-}
-
-struct PromptVisitor;
-
-impl<'de> Visitor<'de> for PromptVisitor {
-    type Value = Prompt;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a string, a list of strings, a list of token ids or a list of such lists")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Prompt, E> {
-        Ok(Prompt::Text(text.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Prompt, A::Error> {
-        let mut prompt = match items.next_element::<PromptItem>()? {
-            None => return Ok(Prompt::Tokens(Vec::new())),
-            Some(PromptItem::Text(text)) => Prompt::Texts(vec![text]),
-            Some(PromptItem::Token(id)) => Prompt::Tokens(vec![id]),
-            Some(PromptItem::Tokens(ids)) => Prompt::TokenLists(vec![ids]),
-        };
-        while let Some(item) = items.next_element::<PromptItem>()? {
-            let num_prompts = match (&mut prompt, item) {
-                (Prompt::Texts(texts), PromptItem::Text(text)) => {
-                    texts.push(text);
-                    texts.len()
-                }
-                (Prompt::Tokens(ids), PromptItem::Token(id)) => {
-                    ids.push(id);
-                    1
-                }
-                (Prompt::TokenLists(lists), PromptItem::Tokens(ids)) => {
-                    lists.push(ids);
-                    lists.len()
-                }
-                _ => return Err(A::Error::custom("a prompt's items must all be of one kind")),
-            };
-            if num_prompts > MAX_PROMPTS {
-                return Err(A::Error::custom(format!("more than {MAX_PROMPTS} prompts")));
-            }
-        }
-        Ok(prompt)
-    }
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(transparent)]
-struct TokenId(u32);
-
-enum PromptItem {
-    Text(String),
-    Token(u32),
-    Tokens(Vec<u32>),
-}
-
-impl<'de> Deserialize<'de> for PromptItem {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ItemVisitor;
-
-        impl<'de> Visitor<'de> for ItemVisitor {
-            type Value = PromptItem;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string, a token id or a list of token ids")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<PromptItem, E> {
-                Ok(PromptItem::Text(text.to_owned()))
-            }
-
-            fn visit_u64<E: Error>(self, id: u64) -> Result<PromptItem, E> {
-                let id = u32::try_from(id).map_err(|_| E::custom(format!("{id} is not a token id")))?;
-                Ok(PromptItem::Token(id))
-            }
-
-            fn visit_i64<E: Error>(self, id: i64) -> Result<PromptItem, E> {
-                Err(E::custom(format!("{id} is not a token id")))
-            }
-
-            fn visit_f64<E: Error>(self, id: f64) -> Result<PromptItem, E> {
-                if id.fract() == 0.0 && (0.0..=u32::MAX.into()).contains(&id) {
-                    return Ok(PromptItem::Token(id as u32));
-                }
-                Err(E::custom(format!("{} is not a token id", float_in_words(id))))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<PromptItem, A::Error> {
-                let mut ids = Vec::new();
-                while let Some(TokenId(id)) = items.next_element()? {
-                    ids.push(id);
-                }
-                Ok(PromptItem::Tokens(ids))
-            }
-        }
-
-        deserializer.deserialize_any(ItemVisitor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::Prompt;
 
     fn chat(body: &Value) -> Result<ChatRequest, FieldError> {
         ChatRequest::from_json(body.to_string().as_bytes())
@@ -451,6 +255,111 @@ mod tests {
     }
 
     #[test]
+    fn whole_numbers_may_be_written_as_others() {
+        let n = |text: &str| {
+            let body = format!("\u{feff}{{\"messages\": [], \"n\": {text}}}");
+            ChatRequest::from_json(body.as_bytes()).map(|request| request.sampling.n).map_err(|error| error.message)
+        };
+        for (text, expected) in [
+            ("10", Ok(Some(10))),
+            ("10.0", Ok(Some(10))),
+            ("1e1", Ok(Some(10))),
+            ("0.4294967295e10", Ok(Some(u32::MAX))),
+            ("-0", Ok(Some(0))),
+            ("null", Ok(None)),
+            ("10.5", Err("must be a whole number from 0 to 4294967295, not 10.5")),
+            ("-1", Err("must be a whole number from 0 to 4294967295: -1 is too small")),
+            ("4294967296.0", Err("must be a whole number from 0 to 4294967295: 4294967296 is too large")),
+            ("1e300", Err("must be a whole number from 0 to 4294967295: 1e300 is too large")),
+            ("1e999", Err("is a number that is too large")),
+            ("\"10\"", Err("must be a whole number from 0 to 4294967295, not a string")),
+        ] {
+            assert_eq!(n(text), expected.map_err(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn parts_that_carry_text_are_text() {
+        let read = |role: &str, content: Value| {
+            let mut request = chat(&json!({"messages": [{"role": role, "content": content}]}))?;
+            Ok::<_, FieldError>(request.messages.remove(0))
+        };
+        let parts = json!([
+            "a", {"type": "text", "text": "b"}, {"type": "output_text", "text": "c"}, {"type": "refusal", "refusal": "d"},
+            {"type": "thinking", "thinking": "well"}, {"type": "input_text", "text": "e"},
+        ]);
+        let message = read("assistant", parts).expect("is right");
+        let text = |text: &str| ContentPart { text: Some(text.to_owned()), ..ContentPart::of_kind("text") };
+        assert_eq!(message.content, Some(Content::Parts(["a", "b", "c", "d", "e"].map(text).into())));
+        assert_eq!(message.reasoning_content.as_deref(), Some("well"));
+        for (content, param) in [
+            (json!(["a", {"type": "text"}]), "messages[0].content[1].text"),
+            (json!([{"type": "refusal", "refusal": null}]), "messages[0].content[0].refusal"),
+            (json!([{"type": "thinking"}]), "messages[0].content[0].thinking"),
+            (json!([5]), "messages[0].content[0]"),
+            (json!([{"type": "text", "text": 5}]), "messages[0].content[0].text"),
+        ] {
+            let error = read("assistant", content).expect_err("is wrong");
+            assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
+        }
+        let call = json!({"id": null, "type": null, "function": {"name": "f", "arguments": null}});
+        let body = json!({"messages": [{"role": "assistant", "tool_calls": [call]}]});
+        let call = chat(&body).expect("is right").messages.remove(0).tool_calls.expect("are there").remove(0);
+        assert_eq!((call.kind.as_str(), call.function.arguments.as_str()), ("function", ""));
+    }
+
+    #[test]
+    fn two_names_of_one_field_have_one_value() {
+        let with = |change: Value| {
+            let mut body = json!({"messages": []});
+            body.as_object_mut().expect("is one").extend(change.as_object().expect("is one").clone());
+            chat(&body)
+        };
+        let same = with(json!({"max_tokens": 5.0, "max_completion_tokens": 5})).expect("are the same");
+        assert_eq!((same.max_completion_tokens, same.max_tokens), (Some(5), None));
+        let same = json!({"guided_json": {"type": "object"}, "structured_outputs": {"json": {"type": "object"}}});
+        assert_eq!(with(same).expect("are the same").format.guided_json, None);
+        for (change, older, newer) in [
+            (json!({"max_tokens": 5, "max_completion_tokens": 6}), "max_tokens", "max_completion_tokens"),
+            (
+                json!({"guided_json": {}, "structured_outputs": {"json": true}}),
+                "guided_json",
+                "structured_outputs.json",
+            ),
+            (
+                json!({"guided_regex": "a", "structured_outputs": {"regex": "b"}}),
+                "guided_regex",
+                "structured_outputs.regex",
+            ),
+            (
+                json!({"guided_choice": ["a"], "structured_outputs": {"choice": []}}),
+                "guided_choice",
+                "structured_outputs.choice",
+            ),
+            (
+                json!({"guided_grammar": "a", "structured_outputs": {"grammar": "b"}}),
+                "guided_grammar",
+                "structured_outputs.grammar",
+            ),
+        ] {
+            let error = with(change).expect_err("differ");
+            assert_eq!(error.param.as_deref(), Some(older));
+            assert!(error.message.contains(newer), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn kept_values_are_read_later() {
+        let read = |value: Value| from_value::<crate::Tool>(&value).map(|tool| tool.function.name);
+        assert_eq!(read(json!({"type": "function", "function": {"name": "f", "strict": null}})), Ok("f".to_owned()));
+        let error = read(json!({"type": "function", "function": {"name": 5}})).expect_err("is wrong");
+        assert_eq!(error.param.as_deref(), Some("function.name"));
+        assert_eq!(error.clone().inside("tools[1]").param.as_deref(), Some("tools[1].function.name"));
+        assert_eq!(error.message, "must be a string, not 5");
+        assert_eq!(json_from_text("{\"a\":}"), Err("no value can begin like this (line 1, column 6)".to_owned()));
+    }
+
+    #[test]
     fn prompts() {
         let read = |prompt: Value| {
             let body = json!({"prompt": prompt}).to_string();
@@ -459,7 +368,8 @@ mod tests {
         assert_eq!(read(json!("a")), Ok(Prompt::Text("a".to_owned())));
         assert_eq!(read(json!(["a", "b"])), Ok(Prompt::Texts(vec!["a".to_owned(), "b".to_owned()])));
         assert_eq!(read(json!([1, 2])), Ok(Prompt::Tokens(vec![1, 2])));
-        assert_eq!(read(json!([[1], [2, 3]])), Ok(Prompt::TokenLists(vec![vec![1], vec![2, 3]])));
+        assert_eq!(read(json!([1.0, 2])), Ok(Prompt::Tokens(vec![1, 2])));
+        assert_eq!(read(json!([[1], [2.0, 3]])), Ok(Prompt::TokenLists(vec![vec![1], vec![2, 3]])));
         for wrong in [
             json!(null),
             json!({}),

@@ -15,6 +15,7 @@ mod json_reader;
 mod messages;
 mod models;
 mod responses;
+mod shapes;
 mod tokenize;
 mod tools;
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::from_json::null_is_default;
+use crate::shapes::null_is_default;
 
 /// A tool that the model may call.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
