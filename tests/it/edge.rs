@@ -19,7 +19,7 @@ async fn slips_are_explained() {
     };
     for (body, expected) in [
         ("", "The request body is not valid JSON: it ends where a value should stand (line 1, column 0)."),
-        ("nul", "The request body is not valid JSON: no value can begin like this (line 1, column 3)."),
+        ("nope", "The request body is not valid JSON: no value can begin like this (line 1, column 2)."),
         ("{\"a\": 1,\n}", "The request body is not valid JSON: a comma stands before the end"),
         ("{\"a\": 1} x", "The request body is not valid JSON: more follows after its end (line 1, column 10)."),
         ("{'a': 1}", "The request body is not valid JSON: the names in an object must be strings in double quotes"),

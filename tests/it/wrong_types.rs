@@ -242,7 +242,8 @@ async fn check(server: &Server, route: &str, field: &Field) -> Vec<String> {
         let mut complain = |what: &str| {
             wrong.push(format!("{route} {}={value}: {what}: {} {}", field.path, answer.status, answer.message));
         };
-        let plain = answer.message.replace("structured_outputs", "").replace("instructions", "");
+        let names = ["structured_outputs", "structural_tag", "instructions"];
+        let plain = names.iter().fold(answer.message.clone(), |text, name| text.replace(name, ""));
         if FOREIGN.iter().any(|word| plain.contains(word)) {
             complain("foreign words");
         }
