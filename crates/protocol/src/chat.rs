@@ -139,7 +139,8 @@ pub struct ChatMessage {
 pub enum Content {
     /// Plain text.
     Text(String),
-    /// Parts; only text parts are served.
+    /// Parts; only parts that carry text are served.
+    #[schema(value_type = Vec<PartOrText>)]
     Parts(Vec<ContentPart>),
 }
 
@@ -153,15 +154,38 @@ impl Content {
     }
 }
 
+/// A part of a message as requests may write it: an object, or its bare text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum PartOrText {
+    /// Its bare text.
+    Text(String),
+    /// With a type.
+    Part(ContentPart),
+}
+
 /// One part of a message.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ContentPart {
-    /// "text"
+    /// "text", "input_text", "output_text", "refusal" or, of an assistant, "thinking".
     #[serde(rename = "type")]
     pub kind: String,
     /// The text.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// The text of a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+    /// The text of a thought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<String>,
+}
+
+impl ContentPart {
+    /// Without any text.
+    pub fn of_kind(kind: &str) -> Self {
+        Self { kind: kind.to_owned(), text: None, refusal: None, thinking: None }
+    }
 }
 
 /// The answer to a chat request.

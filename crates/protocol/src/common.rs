@@ -77,8 +77,8 @@ pub struct PromptLogprob {
 }
 
 /// One stop string or several.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum StopSequences {
     /// One.
     One(String),

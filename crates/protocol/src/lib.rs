@@ -10,15 +10,18 @@ mod common;
 mod completions;
 mod error;
 mod from_json;
+mod json_error;
+mod json_reader;
 mod messages;
 mod models;
 mod responses;
+mod shapes;
 mod tokenize;
 mod tools;
 
 pub use chat::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatMessage, ChatRequest,
-    ChatResponseMessage, ChatTokenLogprob, ChatTopLogprob, Content, ContentPart, Role, UnsupportedFields,
+    ChatResponseMessage, ChatTokenLogprob, ChatTopLogprob, Content, ContentPart, PartOrText, Role, UnsupportedFields,
 };
 pub use common::{
     CompletionTokensDetails, FinishReason, PromptLogprob, PromptLogprobs, PromptTokensDetails, SamplingFields,
@@ -26,7 +29,7 @@ pub use common::{
 };
 pub use completions::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt};
 pub use error::{ErrorBody, ErrorResponse};
-pub use from_json::{FieldError, FromJson};
+pub use from_json::{FieldError, FromJson, from_value, json_from_text};
 pub use messages::{
     InputBlock, InputContent, InputMessage, InputRole, InputThinking, InputTool, InputToolChoice, MessageResponse,
     MessageUsage, MessagesError, MessagesErrorBody, MessagesRequest, OutputBlock, OutputConfig, OutputFormat,

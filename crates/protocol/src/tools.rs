@@ -1,8 +1,10 @@
 //! Tools, calls of them, and the shape that an answer must have.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
+
+use crate::shapes::null_is_default;
 
 /// A tool that the model may call.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -37,7 +39,7 @@ pub struct ToolCall {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Always "function".
-    #[serde(rename = "type", default = "function_type")]
+    #[serde(rename = "type", default = "function_type", deserialize_with = "type_or_null")]
     pub kind: String,
     /// What is called.
     pub function: FunctionCall,
@@ -47,13 +49,17 @@ fn function_type() -> String {
     "function".to_owned()
 }
 
+fn type_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(function_type))
+}
+
 /// Name and arguments of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub struct FunctionCall {
     /// The function.
     pub name: String,
     /// A JSON object, as text.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub arguments: String,
 }
 

@@ -10,7 +10,7 @@ use moesaic_chat::{
     OutputRules, Start,
 };
 use moesaic_engine::{TokenConstraint, TokenMask};
-use moesaic_protocol::FormatFields;
+use moesaic_protocol::{FormatFields, json_from_text};
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -106,8 +106,9 @@ fn response_format(value: Option<&Value>) -> Result<Option<AnswerFormat>, ApiErr
 fn schema(param: &'static str, value: Option<&Value>) -> Result<Option<AnswerFormat>, ApiError> {
     let parsed = match value {
         None => return Ok(None),
-        Some(Value::String(text)) => serde_json::from_str(text)
-            .map_err(|error| ApiError::invalid(param, format!("is no JSON schema: {error}")))?,
+        Some(Value::String(text)) => {
+            json_from_text(text).map_err(|error| ApiError::invalid(param, format!("is no JSON schema: {error}")))?
+        }
         Some(value) => value.clone(),
     };
     if parsed.is_object() || parsed == Value::Bool(true) {

@@ -14,6 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::error::ApiError;
+use crate::known_routes::KnownRoutes;
 use crate::routes::{chat_completions, completions, embeddings, messages, models, page, responses, status, tokenize};
 use crate::state::AppState;
 use crate::{auth, request_id};
@@ -31,6 +32,9 @@ use crate::{auth, request_id};
 )]
 struct ApiDoc;
 
+/// A model's name with a slash in it; not in the document, where it would be a second route to the same.
+const MODEL_OF_OWNER: &str = "/v1/models/{owner}/{name}";
+
 /// Routes that need a key, when keys are configured.
 fn protected() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -44,7 +48,7 @@ fn protected() -> OpenApiRouter<AppState> {
         .routes(routes!(embeddings::embeddings))
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
-        .route("/v1/models/{owner}/{name}", get(models::get_model_of_owner))
+        .route(MODEL_OF_OWNER, get(models::get_model_of_owner))
         .routes(routes!(tokenize::tokenize))
         .routes(routes!(tokenize::detokenize))
 }
@@ -76,13 +80,20 @@ pub fn router(state: AppState) -> Router {
     let metrics = if state.config.protect_metrics { with_key(metrics()) } else { metrics() };
     let (router, document) = public().merge(with_key(protected())).merge(metrics).split_for_parts();
     let document = Arc::new(document);
+    let described = Arc::clone(&document);
+    let pages = [
+        ("/", get(page::index)),
+        ("/docs", get(page::docs)),
+        ("/assets/{name}", get(page::asset)),
+        ("/openapi.json", get(move || async move { Json(described.as_ref()).into_response() })),
+    ];
+    let undocumented = pages.iter().map(|(path, _)| *path).chain([MODEL_OF_OWNER]);
+    let known = Arc::new(KnownRoutes::new(&document, undocumented));
+    let router = pages.into_iter().fold(router, |router, (path, page)| router.route(path, page));
     router
-        .route("/", get(page::index))
-        .route("/docs", get(page::docs))
-        .route("/assets/{name}", get(page::asset))
-        .route("/openapi.json", get(move || async move { Json(document.as_ref()).into_response() }))
-        .fallback(async |request: Request| -> Response {
-            ApiError::unknown_route(request.method().as_str(), request.uri().path()).into_response()
+        .fallback(async move |request: Request| -> Response {
+            let (method, path) = (request.method().as_str(), request.uri().path());
+            ApiError::unknown_route(method, path).with_hint(known.hint(method, path).as_deref()).into_response()
         })
         .method_not_allowed_fallback(async |request: Request| -> Response {
             ApiError::method_not_allowed(request.method().as_str(), request.uri().path()).into_response()

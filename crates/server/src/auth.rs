@@ -1,13 +1,12 @@
 //! API keys.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use crate::error::ApiError;
-use crate::routes::messages;
 use crate::state::AppState;
 
 /// SHA-256 of a key.
@@ -32,28 +31,34 @@ impl ApiKeys {
         !self.0.is_empty()
     }
 
-    /// `takes_plain_key`: a key may also come in `x-api-key`, as Anthropic's clients send it.
-    fn check(&self, headers: &HeaderMap, takes_plain_key: bool) -> Option<ClientKey> {
+    /// Whose request it is: any right key counts, in whichever header it comes and beside whichever others.
+    /// `None` where keys are required and none of them is right.
+    fn check(&self, headers: &HeaderMap) -> Option<ClientKey> {
         if !self.are_required() {
             return Some(ClientKey(None));
         }
-        let plain = headers.get("x-api-key").filter(|_| takes_plain_key).and_then(|value| value.to_str().ok());
-        let (scheme, key) = match plain {
-            Some(key) => ("bearer", key),
-            None => headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?,
-        };
-        let sent: KeyHash = Sha256::digest(key.trim()).into();
-        // All keys are compared, all bytes of each: no early exit to measure.
-        let matches = self.0.iter().fold(false, |found, known| {
-            found | (known.iter().zip(&sent).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0)
-        });
-        (matches && scheme.eq_ignore_ascii_case("bearer")).then_some(ClientKey(Some(sent)))
+        let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer(value.as_bytes()));
+        let plain = headers.get_all("x-api-key").iter().map(HeaderValue::as_bytes);
+        // Every key that was sent is compared with every known one, all bytes of each: no early exit to measure.
+        bearer.chain(plain).fold(None, |found, key| {
+            let sent: KeyHash = Sha256::digest(key.trim_ascii()).into();
+            let matches = self.0.iter().fold(false, |found, known| {
+                found | (known.iter().zip(&sent).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0)
+            });
+            found.or(matches.then_some(ClientKey(Some(sent))))
+        })
     }
+}
+
+/// The key of `Bearer KEY`.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = value.split_at_checked(b"bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
 }
 
 /// Lets requests with an accepted key through and notes whose they are.
 pub async fn layer(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    match state.api_keys.check(request.headers(), request.uri().path().starts_with(messages::PATH)) {
+    match state.api_keys.check(request.headers()) {
         Some(key) => {
             request.extensions_mut().insert(key);
             next.run(request).await

@@ -1,15 +1,18 @@
 //! The one mapping from what can go wrong to what a client sees.
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use moesaic_chat::PromptError;
 use moesaic_engine::SubmitError;
 use moesaic_protocol::{ErrorBody, ErrorResponse, FieldError, MessagesError, MessagesErrorBody};
 
+use crate::body::Coding;
+
 /// Longest message; what a client sent is echoed only in part.
 const MAX_MESSAGE: usize = 2048;
 const MAX_ECHO: usize = 100;
+const UNSUPPORTED_ENCODING: &str = "unsupported_content_encoding";
 
 /// An error on its way to a client.
 #[derive(Debug, Clone)]
@@ -86,6 +89,15 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("unknown_url"), message)
     }
 
+    /// The same, with the route that was meant.
+    #[must_use]
+    pub fn with_hint(mut self, meant: Option<&str>) -> Self {
+        if let Some(meant) = meant {
+            self.body.message = format!("{} Did you mean {}?", self.body.message, shorten(meant, 2 * MAX_ECHO));
+        }
+        self
+    }
+
     /// 405: the route exists, the method does not.
     pub fn method_not_allowed(method: &str, path: &str) -> Self {
         let message = format!("{method} is not allowed on {}.", shorten(path, MAX_ECHO));
@@ -94,7 +106,7 @@ impl ApiError {
 
     /// 401: no key, or a wrong one.
     pub fn unauthorized() -> Self {
-        let message = "Missing or incorrect API key. Send it as `Authorization: Bearer KEY`.";
+        let message = "Missing or incorrect API key. Send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.";
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)
     }
 
@@ -102,6 +114,28 @@ impl ApiError {
     pub fn too_large(max_bytes: usize) -> Self {
         let message = format!("The request body is larger than {max_bytes} bytes.");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
+    }
+
+    /// 413: the body is too large once it is decoded.
+    pub fn too_large_decoded(max_bytes: usize) -> Self {
+        let message = format!("The request body is larger than {max_bytes} bytes when it is decompressed.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
+    }
+
+    /// 415: a coding that is not known here.
+    pub fn unknown_coding(coding: &str) -> Self {
+        Self::content_encoding(&format!("Content-Encoding {coding:?} is not taken"))
+    }
+
+    /// 415: compressed more than once.
+    pub fn several_codings() -> Self {
+        Self::content_encoding("A body compressed more than once is not taken")
+    }
+
+    fn content_encoding(what: &str) -> Self {
+        let message = format!("{what}. Send the body as it is, or with one of {}.", Coding::NAMES);
+        let code = Some(UNSUPPORTED_ENCODING);
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", code, message)
     }
 
     /// 415: not JSON.
@@ -250,6 +284,9 @@ impl IntoResponse for ApiError {
         if let Some(milliseconds) = self.retry_after_ms {
             headers.insert("retry-after", HeaderValue::from(milliseconds.div_ceil(1000)));
             headers.insert("retry-after-ms", HeaderValue::from(milliseconds));
+        }
+        if self.body.code.as_deref() == Some(UNSUPPORTED_ENCODING) {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(Coding::NAMES));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert("www-authenticate", HeaderValue::from_static("Bearer"));

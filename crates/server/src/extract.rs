@@ -1,4 +1,4 @@
-//! Reading a JSON body with exact errors.
+//! Reading a JSON body, compressed or not, with exact errors.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use moesaic_protocol::FromJson;
 use serde::de::DeserializeOwned;
 
+use crate::body::Coding;
 use crate::error::ApiError;
 use crate::state::{AppState, SMALL_WORK};
 
@@ -39,6 +40,7 @@ impl<T: FromJson + Send + 'static> FromRequest<AppState> for SizedJson<T> {
         if !content_type.is_some_and(is_json) {
             return Err(ApiError::unsupported_media_type());
         }
+        let coding = Coding::of(request.headers())?;
         let max_bytes = state.config.limits.max_body_bytes;
         let body = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
         let body = body.map_err(|_| ApiError::slow_body(BODY_TIMEOUT.as_secs()))?.map_err(|rejection| {
@@ -48,6 +50,14 @@ impl<T: FromJson + Send + 'static> FromRequest<AppState> for SizedJson<T> {
                 ApiError::bad_request("The request body could not be read.")
             }
         })?;
+        if let Some(coding) = coding {
+            // Small bodies may become large ones.
+            let read = move || {
+                let body = coding.decode(&body, max_bytes)?;
+                Ok::<_, ApiError>(Self(T::from_json(&body)?, body.len()))
+            };
+            return state.heavy(read).await?;
+        }
         let num_bytes = body.len();
         if num_bytes <= SMALL_WORK {
             return Ok(Self(T::from_json(&body)?, num_bytes));

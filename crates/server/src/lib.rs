@@ -6,6 +6,7 @@
 mod answer_format;
 pub mod app;
 mod auth;
+mod body;
 mod chat_answer;
 mod compute;
 pub mod config;
@@ -15,6 +16,7 @@ mod extract;
 mod fingerprint;
 mod generation;
 pub mod grammars;
+mod known_routes;
 mod memory;
 mod message_answer;
 mod metrics;

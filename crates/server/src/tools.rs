@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use moesaic_chat::{AnswerFormat, CallRules, CallableTool, Otherwise};
-use moesaic_protocol::{ChatMessage, ChatRequest, FunctionSpec, Role};
+use moesaic_protocol::{ChatMessage, ChatRequest, FunctionSpec, Role, from_value};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -173,8 +173,8 @@ fn specs(param: &str, tools: &[Value]) -> Result<Vec<FunctionSpec>, ApiError> {
             return Err(invalid(".type", "only tools of type \"function\" are supported".to_owned()));
         }
         let inner = if param == "tools" { ".function" } else { "" };
-        let spec: FunctionSpec = serde_json::from_value(tool["function"].clone())
-            .map_err(|error| invalid(inner, format!("is not a function: {error}")))?;
+        let spec: FunctionSpec =
+            from_value(&tool["function"]).map_err(|error| error.inside(&format!("{param}[{index}]{inner}")))?;
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
         if spec.name.is_empty() || spec.name.len() > MAX_NAME || !spec.name.bytes().all(is_plain) {
             let message = format!("must be 1 to {MAX_NAME} characters of A-Z, a-z, 0-9, _ and -");
