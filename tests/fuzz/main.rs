@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use moesaic_chat::{AnswerFormat, CallRules, CallableTool, Otherwise};
 use mutator::Mutator;
 use schemas::Schemas;
+use targets::Fate;
 
 /// A template may write 64 MiB, in a vector that doubles; nothing else comes near.
 const MAX_ALLOCATION: usize = 160 << 20;
@@ -87,26 +88,37 @@ fn hostile_input_does_no_harm() {
     extreme_schemas(2_000);
 }
 
-/// Schemas that no mutation reaches: a stack that overflows, or a loop without end, ends or stalls this process.
+/// Schemas that no mutation reaches: a stack that overflows, or a loop without end, ends or stalls this process. Answers
+/// drawn from their grammars are valid.
 fn extreme_schemas(runs: usize) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap());
-    let (runs, mut taken) = (number("FUZZ_RUNS").unwrap_or(runs), 0);
+    let (runs, mut taken, mut valid) = (number("FUZZ_RUNS").unwrap_or(runs), 0, 0);
     let mut schemas = Schemas::new(number("FUZZ_SEED").unwrap_or(1) as u64);
     for run in 0..runs {
         let schema = schemas.next();
-        let format = if run % 2 == 0 {
+        let is_answer = run % 2 == 0;
+        let format = if is_answer {
             AnswerFormat::JsonSchema(schema.clone())
         } else {
             let tool = CallableTool { name: "f".to_owned(), parameters: schema.clone(), strict: false };
             AnswerFormat::Calls(CallRules { tools: vec![tool], otherwise: Otherwise::Text, parallel: true })
         };
         let started = Instant::now();
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| targets::follow(&format)));
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| targets::follow(&format, run)));
         let (took, largest) = (started.elapsed(), LARGEST.swap(0, Ordering::Relaxed));
-        taken += usize::from(*result.as_ref().unwrap_or_else(|_| panic!("schemas, run {run}: panics on {schema}")));
+        let fate = result.unwrap_or_else(|_| panic!("schemas, run {run}: panics on {schema}"));
+        taken += usize::from(fate != Fate::Refused);
         assert!(took < MAX_TIME, "schemas, run {run}: took {took:?} on {schema}");
         assert!(largest < MAX_ALLOCATION, "schemas, run {run}: allocated {largest} bytes on {schema}");
+        if let Fate::Answered(answer) = fate
+            && is_answer
+        {
+            let is_valid = targets::is_valid(&schema, &answer);
+            assert_ne!(is_valid, Some(false), "schemas, run {run}: {answer} is not valid by {schema}");
+            valid += usize::from(is_valid.is_some());
+        }
     }
     // Otherwise the generator makes nonsense only.
-    assert!(taken * 4 > runs, "{taken} of {runs} schemas were taken");
+    assert!(taken * 4 > runs && valid * 10 > runs, "of {runs} schemas, {taken} were taken, {valid} answers checked");
+    println!("of {runs} extreme schemas, {taken} were taken, {valid} answers checked");
 }

@@ -84,26 +84,68 @@ pub fn chat_template(source: &[u8]) {
     }
 }
 
+const EOS: u32 = 1;
+
 static COMPILER: LazyLock<GrammarCompiler> =
-    LazyLock::new(|| GrammarCompiler::new(Arc::clone(&TOKENIZER), &[1]).unwrap());
+    LazyLock::new(|| GrammarCompiler::new(Arc::clone(&TOKENIZER), &[EOS]).unwrap());
 
 /// A request's schema becomes a grammar or an error.
 pub fn json_schema(text: &[u8]) {
     let Ok(schema) = serde_json::from_slice::<Value>(text) else { return };
-    let _ = follow(&AnswerFormat::JsonSchema(schema));
+    let _ = follow(&AnswerFormat::JsonSchema(schema), 0);
 }
 
-/// A schema becomes a grammar, in this process, and an answer is drawn from it as far as it goes. Whether it was taken.
-pub fn follow(format: &AnswerFormat) -> bool {
+/// How a schema fared.
+#[derive(Debug, PartialEq)]
+pub enum Fate {
+    /// Refused.
+    Refused,
+    /// Taken; answers do not end soon.
+    Taken,
+    /// Taken, with a whole answer.
+    Answered(String),
+}
+
+/// A format becomes a grammar, in this process, and an answer is drawn from it.
+pub fn follow(format: &AnswerFormat, seed: usize) -> Fate {
     let markers = Markers::new(Dialect::DeepSeekV31, &TOKENIZER);
-    let Ok(grammar) = COMPILER.compile(format, Dialect::DeepSeekV31, &markers) else { return false };
+    let Ok(grammar) = COMPILER.compile(format, Dialect::DeepSeekV31, &markers) else { return Fate::Refused };
     let rules = OutputRules { grammar: Some(grammar), ..OutputRules::default() };
-    let mut answer = OutputConstraint::new(rules, Start::Content, 1536, &[1], Arc::new(markers));
-    for step in 0..12 {
+    let mut answer = OutputConstraint::new(rules, Start::Content, 1536, &[EOS], Arc::new(markers));
+    let mut bytes = Vec::new();
+    for step in 0..80 {
         let mask = answer.mask().expect("a grammar forbids something");
         let allowed: Vec<u32> = (0..1536).filter(|id| mask[*id as usize / 32] >> (id % 32) & 1 == 1).collect();
-        let Some(token) = allowed.get(step * 7 % allowed.len().max(1)) else { break };
-        answer.accept(*token);
+        if allowed.is_empty() {
+            return Fate::Taken;
+        }
+        // What closes something is likely, so that answers end.
+        let closes =
+            |id: &u32| *id == EOS || TOKENIZER.token_bytes(*id).last().is_some_and(|byte| b"\"]}".contains(byte));
+        let closing = allowed.iter().copied().find(closes).filter(|_| (step + seed) % 3 > 0);
+        let token = closing.unwrap_or(allowed[(seed + step * 7) % allowed.len()]);
+        if token == EOS {
+            return Fate::Answered(String::from_utf8(bytes).unwrap());
+        }
+        bytes.extend_from_slice(TOKENIZER.token_bytes(token));
+        answer.accept(token);
     }
-    true
+    Fate::Taken
+}
+
+/// Whether an answer is valid by its schema; `None` where the validator does not read the schema.
+pub fn is_valid(schema: &Value, answer: &str) -> Option<bool> {
+    // What it reads as another resource or dialect is none of a request's.
+    let text = schema.to_string();
+    if ["$id", "$schema", "$anchor", "$dynamicRef", "\"dependencies\"", "additionalItems"]
+        .iter()
+        .any(|key| text.contains(key))
+    {
+        return None;
+    }
+    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+    compiler.add_resource("urn:s", schema.clone()).ok()?;
+    let index = compiler.compile("urn:s", &mut schemas).ok()?;
+    let value: Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{answer}: {error}"));
+    Some(schemas.validate(&value, index).is_ok())
 }

@@ -167,7 +167,8 @@ async fn a_compilation_that_hangs_is_ended() {
         })
     };
     // It takes long enough to be stopped in the midst.
-    let parts: String = (900..1900).map(|n| format!("(((x{{1,{n}}}){{1,1000}}){{1,1000}})\n")).collect();
+    let parts: Vec<String> = (900..1900).map(|n| format!("(((x{{1,{n}}}){{1,1000}}){{1,1000}})\n")).collect();
+    let parts = parts.concat();
     let body = with(chat("x"), &json!({"guided_grammar": format!("start: {} x\nx: \"a\"", parts.replace('\n', " "))}));
 
     let (child, response) = tokio::join!(stop_next(known.clone()), server.post(CHAT, &body).send());
