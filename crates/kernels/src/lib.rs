@@ -7,8 +7,8 @@
 //! other rows of a batch, on the number of threads or on padding. That makes results
 //! independent of what else is being served.
 //!
-//! **Architecture invariant:** this crate knows no models and no requests. Of what ships, `unsafe`
-//! lives here and in `moesaic-model`'s weight mapping, nowhere else.
+//! **Architecture invariant:** this crate knows no models and no requests. Of what ships, `unsafe` lives here, in
+//! `moesaic-model`'s weight mapping and in `moesaic-chat`'s system calls around forking, nowhere else.
 
 mod cpu;
 pub mod cuda;
