@@ -146,7 +146,11 @@ fn wordwrap(state: &State, value: &Value, args: Rest<ValueOrKwargs>) -> Result<S
     let text = python_str(state, value)?;
     let mut lines = Vec::new();
     for line in text.lines() {
-        state.consume_fuel((line.len() + newline.len()) as u64)?;
+        // A word longer than a line is copied for each line that it takes.
+        let length = line.len() as u64;
+        state.consume_fuel(
+            length + newline.len() as u64 + length.saturating_mul(length) / (64 * options.width as u64),
+        )?;
         lines.push(wrap(line, &options).join(&newline));
     }
     Ok(lines.join(&newline))

@@ -166,6 +166,9 @@ impl TemplateShape {
     }
 }
 
+/// A call's result is looked for among so many; honest results come in the order of the calls.
+const MAX_LOOKAHEAD: usize = 64;
+
 /// Gives every call a message of its own, with its result behind it.
 fn split_calls(messages: Vec<Cow<ChatMessage>>) -> Vec<Cow<ChatMessage>> {
     let mut split = Vec::with_capacity(messages.len());
@@ -182,7 +185,7 @@ fn split_calls(messages: Vec<Cow<ChatMessage>>) -> Vec<Cow<ChatMessage>> {
         let mut message = message.into_owned();
         for call in calls {
             let is_its = |result: &Cow<ChatMessage>| call.id.is_some() && result.tool_call_id == call.id;
-            let result = results.iter().position(is_its).and_then(|index| results.remove(index));
+            let result = results.iter().take(MAX_LOOKAHEAD).position(is_its).and_then(|index| results.remove(index));
             message.tool_calls = Some(vec![call]);
             split.push(Cow::Owned(message.clone()));
             split.extend(result);

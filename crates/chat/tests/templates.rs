@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use moesaic_chat::{PromptOptions, PromptRenderer, Tokenizer};
 use moesaic_protocol::ChatMessage;
@@ -76,8 +76,11 @@ fn every_template_renders_every_conversation() {
     let Some(shared) = shared() else { return };
     let recorded: Value = serde_json::from_str(include_str!("data/templates.json")).unwrap();
     let (mut num_same, mut num_adapted, mut num_refused, mut wrong) = (0, 0, 0, Vec::new());
+    let mut trying = Duration::ZERO;
     for (file, hashes) in recorded["templates"].as_object().unwrap() {
+        let started = Instant::now();
         let renderer = renderer(&std::fs::read_to_string(shared.join(file)).unwrap());
+        trying += started.elapsed();
         println!("{file}: {}", renderer.summary());
         for (name, hashes) in hashes.as_object().unwrap() {
             let mut hashes = hashes.as_str().unwrap().split(' ');
@@ -93,6 +96,7 @@ fn every_template_renders_every_conversation() {
             }
         }
     }
+    println!("{trying:?} to compile and try all");
     println!("{num_same} as the reference renders what was sent, {num_adapted} adapted, {num_refused} refused by both");
     assert!(num_same > 400 && num_adapted > 500 && wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
