@@ -113,7 +113,8 @@ pub fn follow(format: &AnswerFormat, seed: usize) -> Fate {
     let rules = OutputRules { grammar: Some(grammar), ..OutputRules::default() };
     let mut answer = OutputConstraint::new(rules, Start::Content, 1536, &[EOS], Arc::new(markers));
     let mut bytes = Vec::new();
-    for step in 0..80 {
+    // Most answers only begin.
+    for step in 0..if seed.is_multiple_of(8) { 80 } else { 6 } {
         let mask = answer.mask().expect("a grammar forbids something");
         let allowed: Vec<u32> = (0..1536).filter(|id| mask[*id as usize / 32] >> (id % 32) & 1 == 1).collect();
         if allowed.is_empty() {
@@ -135,9 +136,9 @@ pub fn follow(format: &AnswerFormat, seed: usize) -> Fate {
 
 /// Whether an answer is valid by its schema; `None` where the validator does not read the schema.
 pub fn is_valid(schema: &Value, answer: &str) -> Option<bool> {
-    // What it reads as another resource or dialect is none of a request's.
+    // What it reads as another resource or dialect is none of a request's; it follows references for ever.
     let text = schema.to_string();
-    if ["$id", "$schema", "$anchor", "$dynamicRef", "\"dependencies\"", "additionalItems"]
+    if ["$ref", "$id", "$schema", "$anchor", "$dynamicRef", "\"dependencies\"", "additionalItems"]
         .iter()
         .any(|key| text.contains(key))
     {
