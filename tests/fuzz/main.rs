@@ -5,6 +5,7 @@
 //! where they start, `FUZZ_ONLY` which target. An input that fails is printed, and belongs into the corpus.
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(unsafe_code, reason = "an allocator")]
+#![allow(clippy::print_stdout, reason = "long runs tell what they did")]
 
 mod mutator;
 mod schemas;

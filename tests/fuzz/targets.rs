@@ -123,7 +123,7 @@ pub fn follow(format: &AnswerFormat, seed: usize) -> Fate {
         // What closes something is likely, so that answers end.
         let closes =
             |id: &u32| *id == EOS || TOKENIZER.token_bytes(*id).last().is_some_and(|byte| b"\"]}".contains(byte));
-        let closing = allowed.iter().copied().find(closes).filter(|_| (step + seed) % 3 > 0);
+        let closing = allowed.iter().copied().find(closes).filter(|_| !(step + seed).is_multiple_of(3));
         let token = closing.unwrap_or(allowed[(seed + step * 7) % allowed.len()]);
         if token == EOS {
             return Fate::Answered(String::from_utf8(bytes).unwrap());

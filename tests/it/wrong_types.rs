@@ -162,23 +162,15 @@ impl Schemas {
             for (name, inner) in part["properties"].as_object().into_iter().flatten() {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 let is_required = part["required"].as_array().is_some_and(|required| required.contains(&json!(name)));
-                self.field(inner, body, &path, &format!("{pointer}/{name}"), is_required, found);
+                let (body, pointer, types) = (body.clone(), format!("{pointer}/{name}"), self.types(inner));
+                self.field(inner, Field { path, pointer, body, types, is_required }, found);
             }
         }
     }
 
-    fn field(
-        &self,
-        schema: &Value,
-        body: &Value,
-        path: &str,
-        pointer: &str,
-        is_required: bool,
-        found: &mut Vec<Field>,
-    ) {
-        let types = self.types(schema);
-        let (body, path, pointer) = (body.clone(), path.to_owned(), pointer.to_owned());
-        found.push(Field { path: path.clone(), pointer: pointer.clone(), body: body.clone(), types, is_required });
+    fn field(&self, schema: &Value, field: Field, found: &mut Vec<Field>) {
+        let (body, path, pointer) = (field.body.clone(), field.path.clone(), field.pointer.clone());
+        found.push(field);
         if pointer.matches('/').count() >= DEPTH {
             return;
         }
@@ -193,8 +185,10 @@ impl Schemas {
         let items: Vec<&Value> = items.collect();
         if let Some(first) = items.first() {
             let body = with(&body, &pointer, json!([self.sample(first, "")]));
+            let item = json!({"oneOf": items});
+            let (path, pointer, types) = (format!("{path}[0]"), format!("{pointer}/0"), self.types(&item));
             // An item cannot be left out as a field can.
-            self.field(&json!({"oneOf": items}), &body, &format!("{path}[0]"), &format!("{pointer}/0"), true, found);
+            self.field(&item, Field { path, pointer, body, types, is_required: true }, found);
         }
     }
 }

@@ -75,8 +75,10 @@ mod tests {
 
     use super::*;
 
+    type Notes = Arc<Mutex<Vec<(&'static str, u64)>>>;
+
     /// Notes what is asked of it; one that has no log panics.
-    struct Noted(u64, Option<Arc<Mutex<Vec<(&'static str, u64)>>>>);
+    struct Noted(u64, Option<Notes>);
 
     impl Noted {
         fn note(&self, what: &'static str) {
