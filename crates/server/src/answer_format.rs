@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::error::ApiError;
 use crate::state::{AppState, Serving};
 use crate::tools::ToolSettings;
-use crate::validate::ValidSampling;
+use crate::validate::sampling::ValidSampling;
 
 /// A grammar that takes longer to compile is refused.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,14 +1,7 @@
 //! API keys.
 
-use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
-
-use crate::error::ApiError;
-use crate::routes::messages;
-use crate::state::AppState;
 
 /// SHA-256 of a key.
 type KeyHash = [u8; 32];
@@ -32,8 +25,9 @@ impl ApiKeys {
         !self.0.is_empty()
     }
 
-    /// `takes_plain_key`: a key may also come in `x-api-key`, as Anthropic's clients send it.
-    fn check(&self, headers: &HeaderMap, takes_plain_key: bool) -> Option<ClientKey> {
+    /// Whose request it is, if its key is an accepted one or none is needed. `takes_plain_key`: a key may also come in
+    /// `x-api-key`, as Anthropic's clients send it.
+    pub fn check(&self, headers: &HeaderMap, takes_plain_key: bool) -> Option<ClientKey> {
         if !self.are_required() {
             return Some(ClientKey(None));
         }
@@ -48,16 +42,5 @@ impl ApiKeys {
             found | (known.iter().zip(&sent).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0)
         });
         (matches && scheme.eq_ignore_ascii_case("bearer")).then_some(ClientKey(Some(sent)))
-    }
-}
-
-/// Lets requests with an accepted key through and notes whose they are.
-pub async fn layer(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    match state.api_keys.check(request.headers(), request.uri().path().starts_with(messages::PATH)) {
-        Some(key) => {
-            request.extensions_mut().insert(key);
-            next.run(request).await
-        }
-        None => ApiError::unauthorized().into_response(),
     }
 }

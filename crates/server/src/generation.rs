@@ -18,7 +18,7 @@ use crate::auth::ClientKey;
 use crate::error::ApiError;
 use crate::metrics::RequestTimer;
 use crate::state::{AppState, Serving};
-use crate::validate::ValidSampling;
+use crate::validate::sampling::ValidSampling;
 
 /// What is submitted.
 pub struct Submission<'a> {
@@ -119,7 +119,7 @@ impl Generation {
         let decoder =
             |_: &EngineChoice| ChoiceDecoder::new(serving.tokenizer.clone(), sampling.decode.clone(), chat.as_ref());
         let decoders: Vec<ChoiceDecoder> = choices.iter().map(decoder).collect();
-        let timer = RequestTimer::new(Arc::clone(state), arrived, num_prompt_tokens, decoders.len());
+        let timer = RequestTimer::new(Arc::clone(&state.metrics), arrived, num_prompt_tokens, decoders.len());
         let request = EngineRequest {
             prompts: prompts.into_iter().map(|(prompt, _)| prompt).collect(),
             choices,

@@ -4,9 +4,10 @@
 //! send is validated here, before it reaches the engine.
 
 mod answer_format;
+mod api;
 pub mod app;
 mod auth;
-mod chat_answer;
+mod clock;
 mod compute;
 pub mod config;
 mod error;
@@ -15,13 +16,9 @@ mod extract;
 mod fingerprint;
 mod generation;
 mod memory;
-mod message_answer;
 mod metrics;
 mod request_id;
-mod response_answer;
-mod response_items;
 mod response_store;
-mod routes;
 pub mod serve;
 mod sse;
 mod startup;

@@ -10,10 +10,10 @@ use moesaic_model::{Architecture, Checkpoint};
 use moesaic_scheduler::SchedulerConfig;
 use serde_json::Value;
 
+use crate::clock::unix_now;
 use crate::compute::{Compute, Loading};
 use crate::config::{Config, DeviceKind};
 use crate::fingerprint::{Parts, fingerprint};
-use crate::routes::unix_now;
 use crate::state::{AppState, SamplingDefaults, Serving};
 
 /// A loaded model, ready to serve.

@@ -31,7 +31,7 @@ pub struct State {
     /// Accepted keys.
     pub api_keys: ApiKeys,
     /// Counters and histograms.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Responses that clients may come back to.
     pub responses: ResponseStore,
     serving: OnceLock<Arc<Serving>>,
@@ -98,7 +98,7 @@ impl State {
     pub fn new(config: Config) -> Self {
         Self {
             api_keys: ApiKeys::new(&config.api_keys),
-            metrics: Metrics::new(),
+            metrics: Arc::new(Metrics::new()),
             responses: ResponseStore::new(config.limits.response_store_bytes),
             config,
             serving: OnceLock::new(),

@@ -7,7 +7,7 @@ use axum::extract::State;
 use moesaic_chat::PromptOptions;
 use moesaic_protocol::{DetokenizeRequest, DetokenizeResponse, ErrorResponse, TokenizeRequest, TokenizeResponse};
 
-use super::chat_completions::{Conversation, render_messages};
+use crate::api::pipeline::{Conversation, render_messages};
 use crate::error::ApiError;
 use crate::extract::ApiJson;
 use crate::generation::tokenise;

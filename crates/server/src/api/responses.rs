@@ -1,5 +1,8 @@
 //! `/v1/responses`: translated to a chat request and back.
 
+mod answer;
+mod items;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,15 +16,15 @@ use moesaic_protocol::{
 };
 use serde_json::{Map, Value, json};
 
-use super::chat_completions;
+use crate::api::chat::answer::ChatAnswer;
+use crate::api::pipeline;
+use crate::api::responses::answer::{Keep, ResponseAnswer};
+use crate::api::responses::items::{add_item, add_output};
 use crate::auth::ClientKey;
-use crate::chat_answer::ChatAnswer;
 use crate::error::{ApiError, echo};
 use crate::event_stream;
 use crate::extract::{ApiPath, SizedJson};
 use crate::request_id::RequestId;
-use crate::response_answer::{Keep, ResponseAnswer};
-use crate::response_items::{add_item, add_output};
 use crate::state::{AppState, State as ServerState};
 
 /// Fields of a chat request, and the fields here that they stand for.
@@ -58,8 +61,8 @@ pub async fn create_response(
     let translation = Translation { state: Arc::clone(&state), client };
     let (request, conversation, chat) = state.work(num_bytes, move || translation.translate(request)).await??;
     let (answer, generation) =
-        chat_completions::begin(&state, client, id, arrived, &chat).await.map_err(|error| error.rename(own_name))?;
-    let streams = answer.sampling.stream;
+        pipeline::begin(&state, client, id, arrived, &chat).await.map_err(|error| error.rename(own_name))?;
+    let streams = answer.settings.stream;
     let response = beginning(request, &answer);
     let keep = response.store.then(|| Keep { state: Arc::clone(&state), client, conversation, add_items: add_output });
     let answer = ResponseAnswer::new(answer, response, keep);

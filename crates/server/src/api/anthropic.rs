@@ -1,6 +1,8 @@
 //! `POST /v1/messages` and `POST /v1/messages/count_tokens`, as Anthropic's clients know them: translated to a chat
 //! request and back.
 
+mod answer;
+
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -13,12 +15,12 @@ use moesaic_protocol::{
 };
 use serde_json::{Map, Value, json};
 
-use super::chat_completions;
+use crate::api::anthropic::answer::MessageAnswer;
+use crate::api::pipeline;
 use crate::auth::ClientKey;
 use crate::error::{ApiError, echo};
 use crate::event_stream;
 use crate::extract::SizedJson;
-use crate::message_answer::MessageAnswer;
 use crate::request_id::RequestId;
 use crate::state::AppState;
 
@@ -50,8 +52,8 @@ pub async fn messages(
         return Err(ApiError::invalid("max_tokens", "is required"));
     }
     let chat = state.work(num_bytes, move || chat_request(request)).await??;
-    let (answer, generation) = chat_completions::begin(&state, client, id.clone(), arrived, &chat).await?;
-    let streams = answer.sampling.stream;
+    let (answer, generation) = pipeline::begin(&state, client, id.clone(), arrived, &chat).await?;
+    let streams = answer.settings.stream;
     let answer = MessageAnswer::new(format!("msg_{id}"), answer);
     if streams {
         return Ok(event_stream::respond(answer, generation, &state));
@@ -70,7 +72,7 @@ pub async fn count_tokens(
     SizedJson(request, num_bytes): SizedJson<MessagesRequest>,
 ) -> Result<Json<TokenCount>, ApiError> {
     let chat = state.work(num_bytes, move || chat_request(request)).await??;
-    let prompt = chat_completions::prompt(&state, &chat).await?;
+    let prompt = pipeline::prompt(&state, &chat).await?;
     Ok(Json(TokenCount { input_tokens: prompt.len() as u32 }))
 }
 

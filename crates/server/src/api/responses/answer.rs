@@ -9,15 +9,15 @@ use moesaic_protocol::{
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::api::chat::answer::ChatAnswer;
 use crate::auth::ClientKey;
-use crate::chat_answer::ChatAnswer;
+use crate::clock::unix_now;
 use crate::error::ApiError;
 use crate::event_stream::StreamedAnswer;
 use crate::generation::{Delta, Generation};
-use crate::routes::unix_now;
 use crate::sse;
 use crate::state::AppState;
-use crate::validate::ValidSampling;
+use crate::validate::response::ResponseSettings;
 
 /// A response in the making.
 pub struct ResponseAnswer {
@@ -311,8 +311,8 @@ fn counts(usage: Usage) -> ResponseUsage {
 }
 
 impl StreamedAnswer for ResponseAnswer {
-    fn sampling(&self) -> &ValidSampling {
-        self.chat.sampling()
+    fn settings(&self) -> &ResponseSettings {
+        &self.chat.settings
     }
 
     fn opening(&self, _usage: Usage) -> Vec<Event> {
