@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use moesaic_chat::PromptError;
 use moesaic_engine::SubmitError;
 use moesaic_protocol::{ErrorBody, ErrorResponse, FieldError, MessagesError, MessagesErrorBody};
+use moesaic_scheduler::FailureCause;
 
 /// Longest message; what a client sent is echoed only in part.
 const MAX_MESSAGE: usize = 2048;
@@ -135,7 +136,7 @@ impl ApiError {
     }
 
     /// 400: what the request asks for left no token to go on with.
-    pub fn dead_end() -> Self {
+    fn dead_end() -> Self {
         Self::bad_request(
             "The constraints on the answer left no token to go on with: they contradict each other, or the grammar is too \
              complex.",
@@ -214,6 +215,18 @@ impl From<FieldError> for ApiError {
         match error.param {
             Some(param) => Self::invalid(param, error.message),
             None => Self::bad_request(error.message),
+        }
+    }
+}
+
+impl From<&FailureCause> for ApiError {
+    fn from(cause: &FailureCause) -> Self {
+        match cause {
+            // What the request asks for left no token to go on with.
+            FailureCause::NothingAllowed => Self::dead_end(),
+            FailureCause::NotFinite | FailureCause::Step(_) | FailureCause::Refused(_) | FailureCause::Stopped(_) => {
+                Self::internal(&cause.to_string())
+            }
         }
     }
 }

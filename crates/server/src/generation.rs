@@ -9,7 +9,6 @@ use moesaic_chat::{ChatFormat, ChoiceDecoder, OutputEvent, Tokenizer};
 use moesaic_engine::{Admission, EngineChoice, EngineOutput, EngineRequest, RequestStream, StreamEnd, TokenConstraint};
 use moesaic_protocol::{CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage};
 use moesaic_scheduler::{FinishReason as EngineFinish, SampledToken, TokenLogprobs};
-use moesaic_worker::SampleError;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant as TokioInstant, timeout_at};
@@ -156,8 +155,7 @@ impl Generation {
             Some(StreamEnd::Shutdown) => Err(ApiError::draining()),
             Some(StreamEnd::Failed(cause) | StreamEnd::Finished(EngineFinish::Failed(cause))) => {
                 self.timer.finish("error");
-                let is_dead_end = *cause == SampleError::NothingAllowed.to_string();
-                Err(if is_dead_end { ApiError::dead_end() } else { ApiError::internal(cause) })
+                Err(cause.into())
             }
             _ => Ok(Some(self.decode(output))),
         }
