@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A chat completion request.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 pub struct ChatRequest {
     /// The conversation, oldest message first.
     pub messages: Vec<ChatMessage>,
@@ -133,6 +133,22 @@ pub struct ChatMessage {
     pub reasoning: Option<String>,
 }
 
+impl ChatMessage {
+    /// A message of nothing but `content`.
+    pub fn new(role: Role, content: Option<Content>) -> Self {
+        Self {
+            role,
+            content,
+            name: None,
+            tool_calls: None,
+            function_call: None,
+            tool_call_id: None,
+            reasoning_content: None,
+            reasoning: None,
+        }
+    }
+}
+
 /// Text, or a list of parts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
@@ -141,6 +157,12 @@ pub enum Content {
     Text(String),
     /// Parts; only text parts are served.
     Parts(Vec<ContentPart>),
+}
+
+impl From<String> for Content {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
 }
 
 impl Content {

@@ -47,6 +47,13 @@ fn function_type() -> String {
     "function".to_owned()
 }
 
+impl ToolCall {
+    /// A call of a function; `arguments` is JSON text.
+    pub fn function(id: Option<String>, name: String, arguments: String) -> Self {
+        Self { id, kind: function_type(), function: FunctionCall { name, arguments } }
+    }
+}
+
 /// Name and arguments of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub struct FunctionCall {

@@ -5,8 +5,11 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use moesaic_chat::PromptError;
 use moesaic_engine::SubmitError;
-use moesaic_protocol::{ErrorBody, ErrorResponse, FieldError, MessagesError, MessagesErrorBody};
+use moesaic_protocol::anthropic::{MessagesError, MessagesErrorBody};
+use moesaic_protocol::{ErrorBody, ErrorResponse, FieldError};
 use moesaic_scheduler::FailureCause;
+
+use crate::field::Field;
 
 /// Longest message; what a client sent is echoed only in part.
 const MAX_MESSAGE: usize = 2048;
@@ -168,10 +171,10 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error"), message)
     }
 
-    /// The same about a field that has another name where the request came from.
+    /// The same about a request whose fields are called otherwise than those of a chat request.
     #[must_use]
-    pub fn rename(mut self, name: impl Fn(&str) -> String) -> Self {
-        self.body.param = self.body.param.map(|param| name(&param));
+    pub fn in_terms_of(mut self, fields: &[Field]) -> Self {
+        self.body.param = self.body.param.map(|param| Field::own_name(fields, &param));
         self
     }
 

@@ -13,6 +13,7 @@ pub mod config;
 mod error;
 mod event_stream;
 mod extract;
+mod field;
 mod fingerprint;
 mod generation;
 mod memory;

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use moesaic_protocol::{ChatChunk, ChatCompletion, ChatRequest, ErrorResponse};
 
-use crate::api::pipeline;
+use crate::api::pipeline::{self, Incoming};
 use crate::auth::ClientKey;
 use crate::error::ApiError;
 use crate::event_stream;
@@ -38,7 +38,8 @@ pub async fn chat_completions(
     Extension(RequestId(id)): Extension<RequestId>,
     ApiJson(request): ApiJson<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let (answer, generation) = pipeline::begin(&state, client, id, Instant::now(), &request).await?;
+    let incoming = Incoming { request: &request, fields: &[], client, id, arrived: Instant::now() };
+    let (answer, generation) = pipeline::begin(&state, incoming).await?;
     if answer.settings.stream {
         return Ok(event_stream::respond(answer, generation, &state));
     }

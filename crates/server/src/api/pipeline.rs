@@ -13,23 +13,38 @@ use crate::api::chat::request;
 use crate::auth::ClientKey;
 use crate::clock::unix_now;
 use crate::error::ApiError;
+use crate::field::Field;
 use crate::generation::{Generation, Submission, admit, tokenise};
 use crate::state::{AppState, Serving};
 use crate::tools::ToolSettings;
 use crate::validate::prompt;
 use crate::validate::response::response;
 
-/// Validates, renders and submits a chat request, in whatever shape its answer will be.
+/// A request for a chat answer, in whatever shape it came and its answer will be.
+pub struct Incoming<'a> {
+    /// The request.
+    pub request: &'a ChatRequest,
+    /// What its fields are called where it came from, so that errors name the client's own.
+    pub fields: &'static [Field],
+    /// Whose it is.
+    pub client: ClientKey,
+    /// Its id.
+    pub id: String,
+    /// When it arrived.
+    pub arrived: Instant,
+}
+
+/// Validates, renders and submits a chat request.
 ///
 /// # Errors
 /// When the request is wrong or cannot be served now.
-pub async fn begin(
-    state: &AppState,
-    client: ClientKey,
-    id: String,
-    arrived: Instant,
-    request: &ChatRequest,
-) -> Result<(ChatAnswer, Generation), ApiError> {
+pub async fn begin(state: &AppState, incoming: Incoming<'_>) -> Result<(ChatAnswer, Generation), ApiError> {
+    let fields = incoming.fields;
+    submit(state, incoming).await.map_err(|error| error.in_terms_of(fields))
+}
+
+async fn submit(state: &AppState, incoming: Incoming<'_>) -> Result<(ChatAnswer, Generation), ApiError> {
+    let Incoming { request, client, id, arrived, fields: _ } = incoming;
     let serving = Arc::clone(state.serving()?);
     let model = serving.check_model(request.model.as_deref())?.to_owned();
     let mut sampling = request::validate(request, &serving, &state.config.limits)?;
@@ -78,17 +93,20 @@ pub async fn begin(
     Ok((answer, generation))
 }
 
-/// The tokens of a request's prompt.
+/// The tokens of a request's prompt. `fields`: as in [`Incoming`].
 ///
 /// # Errors
 /// When the request is wrong.
-pub async fn prompt(state: &AppState, request: &ChatRequest) -> Result<Vec<u32>, ApiError> {
-    let serving = Arc::clone(state.serving()?);
-    serving.check_model(request.model.as_deref())?;
-    if request.messages.is_empty() {
-        return Err(ApiError::invalid("messages", "must hold at least one message"));
-    }
-    render(state, &serving, request, ToolSettings::new(request)?.as_ref()).await
+pub async fn prompt(state: &AppState, request: &ChatRequest, fields: &[Field]) -> Result<Vec<u32>, ApiError> {
+    let prompt = async {
+        let serving = Arc::clone(state.serving()?);
+        serving.check_model(request.model.as_deref())?;
+        if request.messages.is_empty() {
+            return Err(ApiError::invalid("messages", "must hold at least one message"));
+        }
+        render(state, &serving, request, ToolSettings::new(request)?.as_ref()).await
+    };
+    prompt.await.map_err(|error| error.in_terms_of(fields))
 }
 
 async fn render(

@@ -2,7 +2,8 @@
 
 use axum::response::sse::Event;
 use moesaic_chat::OutputEvent;
-use moesaic_protocol::{FinishReason, MessageResponse, MessageUsage, OutputBlock, StopReason, Usage};
+use moesaic_protocol::anthropic::{MessageResponse, MessageUsage, OutputBlock, StopReason};
+use moesaic_protocol::{FinishReason, Usage};
 use serde_json::{Value, json};
 
 use crate::api::chat::answer::ChatAnswer;

@@ -1,7 +1,7 @@
 //! Items of the Responses API as chat messages.
 
-use moesaic_protocol::{InputItem, ItemPart, ItemText, OutputItem};
-use serde_json::{Value, json};
+use moesaic_protocol::responses::{InputItem, ItemPart, ItemText, OutputItem, OutputPart};
+use moesaic_protocol::{ChatMessage, Role, ToolCall};
 
 use crate::error::{ApiError, echo};
 
@@ -9,29 +9,27 @@ use crate::error::{ApiError, echo};
 ///
 /// # Errors
 /// When the item is of a kind that is not served, or lacks something.
-pub fn add_item(item: InputItem, path: &str, messages: &mut Vec<Value>) -> Result<(), ApiError> {
-    let needed = |value: Option<String>, field: &str| {
-        value.ok_or_else(|| ApiError::invalid(format!("{path}.{field}"), "is required"))
-    };
+pub fn add_item(item: InputItem, path: &str, messages: &mut Vec<ChatMessage>) -> Result<(), ApiError> {
+    let missing = |field: &str| ApiError::invalid(format!("{path}.{field}"), "is required");
+    let needed = |value: Option<String>, field: &str| value.ok_or_else(|| missing(field));
     match item.kind.as_deref().unwrap_or("message") {
         "message" => {
             let role = needed(item.role, "role")?;
-            let content = item.content.ok_or_else(|| ApiError::invalid(format!("{path}.content"), "is required"))?;
-            let content = text(content, &format!("{path}.content"))?;
-            match role.as_str() {
+            let content = text(item.content.ok_or_else(|| missing("content"))?, &format!("{path}.content"))?;
+            let role = match role.as_str() {
                 "assistant" => {
-                    // A thought and what was said after it are one message.
-                    match messages.last_mut().filter(|last| last["role"] == "assistant" && last["content"].is_null()) {
-                        Some(last) if last["tool_calls"].is_null() => last["content"] = content.into(),
-                        _ => messages.push(json!({"role": role, "content": content})),
-                    }
+                    add_answer(content, messages);
+                    return Ok(());
                 }
-                "user" | "system" | "developer" => messages.push(json!({"role": role, "content": content})),
+                "user" => Role::User,
+                "system" => Role::System,
+                "developer" => Role::Developer,
                 _ => {
                     let message = "must be \"user\", \"assistant\", \"system\" or \"developer\"";
                     return Err(ApiError::invalid(format!("{path}.role"), message));
                 }
-            }
+            };
+            messages.push(ChatMessage::new(role, Some(content.into())));
         }
         "reasoning" => {
             let (content, summary) = (item.content, item.summary);
@@ -39,28 +37,18 @@ pub fn add_item(item: InputItem, path: &str, messages: &mut Vec<Value>) -> Resul
             if thought.is_empty() {
                 thought = summary.map_or(Ok(String::new()), |part| text(part, &format!("{path}.summary")))?;
             }
-            if !thought.is_empty() {
-                messages.push(json!({"role": "assistant", "reasoning_content": thought}));
-            }
+            add_thought(thought, messages);
         }
         "function_call" => {
             let (name, arguments) = (needed(item.name, "name")?, needed(item.arguments, "arguments")?);
             let id = needed(item.call_id, "call_id")?;
-            let call = json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
-            if messages.last().is_none_or(|last| last["role"] != "assistant") {
-                messages.push(json!({"role": "assistant"}));
-            }
-            let message = messages.last_mut().expect("there is one now");
-            match message["tool_calls"].as_array_mut() {
-                Some(calls) => calls.push(call),
-                None => message["tool_calls"] = vec![call].into(),
-            }
+            add_call(ToolCall::function(Some(id), name, arguments), messages);
         }
         "function_call_output" => {
             let id = needed(item.call_id, "call_id")?;
-            let output = item.output.ok_or_else(|| ApiError::invalid(format!("{path}.output"), "is required"))?;
-            let output = text(output, &format!("{path}.output"))?;
-            messages.push(json!({"role": "tool", "tool_call_id": id, "content": output}));
+            let output = text(item.output.ok_or_else(|| missing("output"))?, &format!("{path}.output"))?;
+            let result = ChatMessage::new(Role::Tool, Some(output.into()));
+            messages.push(ChatMessage { tool_call_id: Some(id), ..result });
         }
         kind => {
             let message = format!("items of type {:?} are not supported here", echo(kind));
@@ -71,11 +59,47 @@ pub fn add_item(item: InputItem, path: &str, messages: &mut Vec<Value>) -> Resul
 }
 
 /// Adds what a response said to chat messages.
-pub fn add_output(output: &[OutputItem], messages: &mut Vec<Value>) {
+pub fn add_output(output: &[OutputItem], messages: &mut Vec<ChatMessage>) {
+    let text = |parts: &[OutputPart]| -> String {
+        let text = |part: &OutputPart| match part {
+            OutputPart::OutputText { text, .. } | OutputPart::ReasoningText { text } => text.clone(),
+        };
+        parts.iter().map(text).collect()
+    };
     for item in output {
-        let item = serde_json::to_value(item).and_then(serde_json::from_value).expect("output can be input");
-        add_item(item, "output", messages).expect("own items are served");
+        match item {
+            OutputItem::Reasoning { content, .. } => add_thought(text(content), messages),
+            OutputItem::Message { content, .. } => add_answer(text(content), messages),
+            OutputItem::FunctionCall { call_id, name, arguments, .. } => {
+                add_call(ToolCall::function(Some(call_id.clone()), name.clone(), arguments.clone()), messages);
+            }
+        }
     }
+}
+
+fn add_thought(thought: String, messages: &mut Vec<ChatMessage>) {
+    if !thought.is_empty() {
+        messages.push(ChatMessage { reasoning_content: Some(thought), ..ChatMessage::new(Role::Assistant, None) });
+    }
+}
+
+/// A thought and what was said after it are one message.
+fn add_answer(text: String, messages: &mut Vec<ChatMessage>) {
+    let is_open =
+        |last: &&mut ChatMessage| last.role == Role::Assistant && last.content.is_none() && last.tool_calls.is_none();
+    match messages.last_mut().filter(is_open) {
+        Some(last) => last.content = Some(text.into()),
+        None => messages.push(ChatMessage::new(Role::Assistant, Some(text.into()))),
+    }
+}
+
+/// Calls belong to what the assistant said before them.
+fn add_call(call: ToolCall, messages: &mut Vec<ChatMessage>) {
+    if messages.last().is_none_or(|last| last.role != Role::Assistant) {
+        messages.push(ChatMessage::new(Role::Assistant, None));
+    }
+    let message = messages.last_mut().expect("there is one now");
+    message.tool_calls.get_or_insert_default().push(call);
 }
 
 fn text(content: ItemText, path: &str) -> Result<String, ApiError> {
