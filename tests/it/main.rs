@@ -13,6 +13,7 @@ mod golden;
 mod gpu;
 mod invariance;
 mod lifecycle;
+mod messages;
 mod openapi;
 mod page;
 mod quantised;

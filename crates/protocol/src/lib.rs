@@ -19,7 +19,8 @@ mod tools;
 pub use anthropic::MessagesRequest;
 pub use chat::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatMessage, ChatRequest,
-    ChatResponseMessage, ChatTokenLogprob, ChatTopLogprob, Content, ContentPart, Role, UnsupportedFields,
+    ChatResponseMessage, ChatTokenLogprob, ChatTopLogprob, Content, ContentPart, Role, ThinkingField,
+    UnsupportedFields,
 };
 pub use common::{
     CompletionTokensDetails, FinishReason, PromptLogprob, PromptLogprobs, PromptTokensDetails, SamplingFields,
@@ -30,7 +31,7 @@ pub use error::{ErrorBody, ErrorResponse};
 pub use from_json::{FieldError, FromJson};
 pub use models::{EmbeddingsRequest, Model, ModelList};
 pub use responses::ResponsesRequest;
-pub use tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
+pub use tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse, TokenizerInfo};
 pub use tools::{
     FormatFields, FunctionCall, FunctionCallDelta, FunctionSpec, StructuredOutputs, Tool, ToolCall, ToolCallDelta,
 };

@@ -58,7 +58,7 @@ impl WantedFormat {
         want("guided_choice", fields.guided_choice.clone().map(AnswerFormat::Choice));
         want("guided_grammar", fields.guided_grammar.clone().map(AnswerFormat::Lark));
         if let [first, second, ..] = wanted.as_slice() {
-            return Err(ApiError::invalid(second.param, format!("cannot be combined with {}", first.param)));
+            return Err(ApiError::conflict(second.param, first.param));
         }
         Ok(wanted.pop())
     }
@@ -84,7 +84,7 @@ fn response_format(value: Option<&Value>) -> Result<Option<AnswerFormat>, ApiErr
                 return invalid(".json_schema.name", "must be 1 to 64 characters of A-Z, a-z, 0-9, _ and -");
             }
             match &inner["schema"] {
-                Value::Null => Ok(Some(AnswerFormat::JsonObject)),
+                Value::Null => invalid(".json_schema.schema", "is required"),
                 schema @ Value::Object(_) => Ok(Some(AnswerFormat::JsonSchema(schema.clone()))),
                 _ => invalid(".json_schema.schema", "must be a JSON schema, that is an object"),
             }
@@ -134,7 +134,7 @@ impl AnswerRules {
         if let (Some(format), Some(_)) = (&self.format, &self.tools)
             && !matches!(format.format, AnswerFormat::JsonObject | AnswerFormat::JsonSchema(_))
         {
-            return Err(ApiError::invalid(format.param, "cannot be combined with tools"));
+            return Err(ApiError::conflict(format.param, "tools"));
         }
         let by = match (&self.format, &self.tools) {
             (Some(format), _) => format.param,
@@ -142,7 +142,7 @@ impl AnswerRules {
             _ => return Ok(()),
         };
         match conflict(sampling) {
-            Some(field) => Err(ApiError::invalid(field, format!("cannot be combined with {by}"))),
+            Some(field) => Err(ApiError::conflict(field, by)),
             None => Ok(()),
         }
     }

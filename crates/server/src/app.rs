@@ -47,6 +47,7 @@ fn protected() -> OpenApiRouter<AppState> {
         .route("/v1/models/{owner}/{name}", get(models::get_model_of_owner))
         .routes(routes!(tokenize::tokenize))
         .routes(routes!(tokenize::detokenize))
+        .routes(routes!(tokenize::tokenizer_info))
 }
 
 /// Routes that anybody may use.

@@ -20,6 +20,8 @@ const MAX_ECHO: usize = 100;
 pub struct ApiError {
     status: StatusCode,
     body: ErrorBody,
+    /// Another field, which the message ends with.
+    other: Option<String>,
     retry_after_ms: Option<u64>,
 }
 
@@ -31,7 +33,7 @@ impl ApiError {
             param: None,
             code: code.map(str::to_owned),
         };
-        Self { status, body, retry_after_ms: None }
+        Self { status, body, other: None, retry_after_ms: None }
     }
 
     fn retry_after(mut self, milliseconds: u64) -> Self {
@@ -46,9 +48,19 @@ impl ApiError {
         error
     }
 
+    /// 400: one field or the other.
+    pub fn conflict(param: &str, other: &str) -> Self {
+        Self { other: Some(other.to_owned()), ..Self::invalid(param, "cannot be combined with") }
+    }
+
     /// 400 about the request as a whole.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", None, message)
+    }
+
+    /// 400: text cannot become tokens here.
+    pub fn no_tokenizer() -> Self {
+        Self::bad_request("This model has no tokenizer: use /v1/completions with token ids as the prompt.")
     }
 
     /// 400: the prompt does not fit.
@@ -160,8 +172,8 @@ impl ApiError {
     }
 
     /// 400: more choices than the server ever runs and queues.
-    pub fn too_many_choices(limit: usize) -> Self {
-        Self::invalid("n", format!("this server takes at most {limit} choices at once"))
+    pub fn too_many_choices(param: &str, limit: usize) -> Self {
+        Self::invalid(param, format!("this server takes at most {limit} choices at once"))
     }
 
     /// 500: our fault. The cause goes to the log, not to the client.
@@ -174,7 +186,8 @@ impl ApiError {
     /// The same about a request whose fields are called otherwise than those of a chat request.
     #[must_use]
     pub fn in_terms_of(mut self, fields: &[Field]) -> Self {
-        self.body.param = self.body.param.map(|param| Field::own_name(fields, &param));
+        let own = |name: String| Field::own_name(fields, &name);
+        (self.body.param, self.other) = (self.body.param.map(own), self.other.map(own));
         self
     }
 
@@ -205,10 +218,13 @@ impl ApiError {
 
     /// Names the field where the text goes on from it: many clients show nothing else.
     fn message(&self) -> String {
-        let text = &self.body.message;
+        let mut text = self.body.message.clone();
+        if let Some(other) = &self.other {
+            text += &format!(" {other}");
+        }
         match &self.body.param {
             Some(param) if !text.starts_with(char::is_uppercase) => shorten(&format!("{param}: {text}"), MAX_MESSAGE),
-            _ => text.clone(),
+            _ => text,
         }
     }
 }

@@ -249,16 +249,16 @@ fn cache_salt(client: ClientKey, salt: Option<&str>) -> u64 {
     u64::from_le_bytes(digest[..8].try_into().expect("eight bytes"))
 }
 
-/// Reserves places for a request's choices.
+/// Reserves places for a request's choices, `n` for each prompt.
 ///
 /// # Errors
 /// 429 when there are none now, 400 when there never are so many.
-pub fn admit(serving: &Serving, num_choices: usize) -> Result<Admission, ApiError> {
+pub fn admit(serving: &Serving, num_prompts: usize, n: usize) -> Result<Admission, ApiError> {
     let num_places = serving.engine.num_places();
-    if num_choices > num_places {
-        return Err(ApiError::too_many_choices(num_places));
+    if num_prompts * n > num_places {
+        return Err(ApiError::too_many_choices(if num_prompts > 1 { "prompt" } else { "n" }, num_places));
     }
-    Ok(serving.engine.admit(num_choices)?)
+    Ok(serving.engine.admit(num_prompts * n)?)
 }
 
 /// Tokenises about so many bytes off the async threads.
@@ -271,8 +271,6 @@ pub async fn tokenise<T: Send + 'static>(
     num_bytes: usize,
     work: impl FnOnce(&Tokenizer) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let tokenizer = serving.tokenizer.clone().ok_or_else(|| {
-        ApiError::bad_request("This model has no tokenizer: use /v1/completions with token ids as the prompt.")
-    })?;
+    let tokenizer = serving.tokenizer.clone().ok_or_else(ApiError::no_tokenizer)?;
     state.work(num_bytes, move || work(&tokenizer)).await?
 }

@@ -25,5 +25,6 @@ mod sse;
 mod startup;
 mod state;
 mod token_text;
+mod tokenizer_info;
 mod tools;
 mod validate;

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use moesaic_chat::{Dialect, GrammarCompiler, GrammarError, Markers, PromptRenderer, Tokenizer};
 use moesaic_engine::EngineHandle;
+use moesaic_protocol::TokenizerInfo;
 use tokio::sync::Semaphore;
 
 use crate::auth::ApiKeys;
@@ -72,6 +73,8 @@ pub struct Serving {
     pub fingerprint: String,
     /// Unix time of loading.
     pub created: u64,
+    /// What is told of the tokenizer, where there is one.
+    pub tokenizer_info: Option<TokenizerInfo>,
 }
 
 /// From the checkpoint's generation_config.json.

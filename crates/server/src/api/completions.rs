@@ -52,13 +52,8 @@ pub async fn completions(
     let settings = response(&request.sampling)?;
     let rules = AnswerRules { format: WantedFormat::new(&request.format)?, ..AnswerRules::default() };
     rules.check(&sampling, &serving.markers)?;
-    let num_prompts = request::num_prompts(&request.prompt);
-    let num_choices = num_prompts * sampling.n as usize;
-    if num_prompts == 0 || num_choices > state.config.limits.max_choices {
-        let limit = state.config.limits.max_choices;
-        return Err(ApiError::invalid("prompt", format!("prompts × n must be from 1 to {limit}, got {num_choices}")));
-    }
-    let admission = admit(&serving, num_choices)?;
+    let num_prompts = request::num_prompts(&request.prompt)?;
+    let admission = admit(&serving, num_prompts, sampling.n as usize)?;
     let echo = request.echo.unwrap_or(false);
     let echoes_text = matches!(request.prompt, Prompt::Text(_) | Prompt::Texts(_));
     let prompts = request::prompts(&state, &serving, request.prompt, &sampling, echo).await?;

@@ -61,7 +61,7 @@ async fn submit(state: &AppState, incoming: Incoming<'_>) -> Result<(ChatAnswer,
             [Marker::CallsOpen, Marker::CallOpen].into_iter().filter_map(|marker| serving.markers.id(marker));
         sampling.params.logit_bias.extend(openings.map(|id| (id, f32::NEG_INFINITY)));
     }
-    let admission = admit(&serving, sampling.n as usize)?;
+    let admission = admit(&serving, 1, sampling.n as usize)?;
     let echo = request::echoed_text(request);
     let mut prompt = render(state, &serving, request, rules.tools.as_ref()).await?;
     let max_tokens = prompt::fit_prompt("messages", &mut prompt, &sampling, serving.max_model_len)?;
@@ -120,7 +120,7 @@ async fn render(
         add_generation_prompt: request.add_generation_prompt.unwrap_or(!continues),
         continue_final_message: continues,
         variables: request.chat_template_kwargs.clone().unwrap_or_default(),
-        thinking: request.reasoning_effort.as_deref().map(|effort| !matches!(effort, "none" | "minimal")),
+        thinking: request::thinking(request)?,
     };
     let cuts = request.sampling.truncate_prompt_tokens.is_some();
     let limit = (!cuts).then_some(serving.max_model_len);

@@ -32,6 +32,8 @@ pub const FIELDS: &[Field] = &[
 /// When it holds what is not served.
 pub fn chat_request(request: MessagesRequest) -> Result<ChatRequest, ApiError> {
     let continues = request.messages.last().is_some_and(|message| message.role == InputRole::Assistant);
+    let format = request.output_config.and_then(|config| config.format);
+    let response_format = format.map(response_format).transpose()?;
     let mut chat = ChatRequest {
         model: request.model,
         max_tokens: request.max_tokens,
@@ -44,10 +46,7 @@ pub fn chat_request(request: MessagesRequest) -> Result<ChatRequest, ApiError> {
             stream: request.stream,
             ..SamplingFields::default()
         },
-        format: FormatFields {
-            response_format: request.output_config.and_then(|config| config.format).map(response_format),
-            ..FormatFields::default()
-        },
+        format: FormatFields { response_format, ..FormatFields::default() },
         ..ChatRequest::default()
     };
     if let Some(InputThinking { kind, budget_tokens }) = request.thinking {
@@ -73,8 +72,11 @@ pub fn chat_request(request: MessagesRequest) -> Result<ChatRequest, ApiError> {
     Ok(chat)
 }
 
-fn response_format(format: OutputFormat) -> Value {
-    json!({"type": format.kind, "json_schema": {"name": "output", "schema": format.schema}})
+fn response_format(format: OutputFormat) -> Result<Value, ApiError> {
+    if format.kind != "json_schema" {
+        return Err(ApiError::invalid("output_config.format.type", "must be \"json_schema\""));
+    }
+    Ok(json!({"type": "json_schema", "json_schema": {"name": "output", "schema": format.schema}}))
 }
 
 fn tools(tools: Vec<InputTool>) -> Result<Option<Vec<Value>>, ApiError> {
@@ -109,6 +111,10 @@ fn unsupported(path: &str, index: usize, kind: &str) -> ApiError {
     ApiError::invalid(format!("{path}[{index}]"), format!("blocks of type {:?} are not supported here", echo(kind)))
 }
 
+fn needed(value: Option<String>, path: &str, index: usize, field: &str) -> Result<String, ApiError> {
+    value.ok_or_else(|| ApiError::invalid(format!("{path}[{index}].{field}"), "is required"))
+}
+
 /// The text of content that may hold nothing else.
 fn text(content: InputContent, path: &str) -> Result<String, ApiError> {
     match content {
@@ -116,9 +122,9 @@ fn text(content: InputContent, path: &str) -> Result<String, ApiError> {
         InputContent::Blocks(blocks) => {
             let mut texts = Vec::new();
             for (index, block) in blocks.into_iter().enumerate() {
-                match (block.kind.as_str(), block.text) {
-                    ("text", Some(text)) => texts.push(text),
-                    (kind, _) => return Err(unsupported(path, index, kind)),
+                match block.kind.as_str() {
+                    "text" => texts.push(needed(block.text, path, index, "text")?),
+                    kind => return Err(unsupported(path, index, kind)),
                 }
             }
             Ok(texts.join("\n"))
@@ -134,17 +140,21 @@ fn add(message: InputMessage, path: &str, messages: &mut Vec<ChatMessage>) -> Re
             messages.push(ChatMessage::new(role, Some(text.into())));
             return Ok(());
         }
+        InputContent::Blocks(blocks) if blocks.is_empty() && message.role == InputRole::User => {
+            return Err(ApiError::invalid(path, "must hold at least one block"));
+        }
         InputContent::Blocks(blocks) => blocks,
     };
     let (mut texts, mut thoughts, mut calls) = (Vec::new(), Vec::new(), Vec::new());
     for (index, block) in blocks.into_iter().enumerate() {
         match (block.kind.as_str(), message.role) {
-            ("text", _) => texts.push(block.text.unwrap_or_default()),
-            ("thinking", InputRole::Assistant) => thoughts.push(block.thinking.unwrap_or_default()),
+            ("text", _) => texts.push(needed(block.text, path, index, "text")?),
+            ("thinking", InputRole::Assistant) => thoughts.push(needed(block.thinking, path, index, "thinking")?),
             ("redacted_thinking", InputRole::Assistant) => {}
             ("tool_use", InputRole::Assistant) => {
                 let arguments = block.input.unwrap_or_else(|| json!({})).to_string();
-                calls.push(ToolCall::function(block.id, block.name.unwrap_or_default(), arguments));
+                let name = needed(block.name, path, index, "name")?;
+                calls.push(ToolCall::function(block.id, name, arguments));
             }
             ("tool_result", InputRole::User) => {
                 let content = block

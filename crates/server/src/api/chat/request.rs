@@ -1,6 +1,6 @@
 //! What a chat request asks for, checked.
 
-use moesaic_protocol::{ChatRequest, Content};
+use moesaic_protocol::{ChatRequest, Content, ThinkingField};
 
 use crate::config::Limits;
 use crate::error::ApiError;
@@ -34,6 +34,31 @@ pub fn validate(request: &ChatRequest, serving: &Serving, limits: &Limits) -> Re
         logprobs: num_logprobs(request)?,
     };
     sampling::sampling(&request.sampling, endpoint, serving, limits)
+}
+
+/// Whether a hybrid model is to think, if the request says so.
+///
+/// # Errors
+/// When a value is unknown or the two fields contradict each other.
+pub fn thinking(request: &ChatRequest) -> Result<Option<bool>, ApiError> {
+    let by_effort = match request.reasoning_effort.as_deref() {
+        None => None,
+        Some("none" | "minimal") => Some(false),
+        Some("low" | "medium" | "high" | "xhigh" | "max") => Some(true),
+        Some(_) => {
+            let message = "must be \"none\", \"minimal\", \"low\", \"medium\", \"high\", \"xhigh\" or \"max\"";
+            return Err(ApiError::invalid("reasoning_effort", message));
+        }
+    };
+    let Some(ThinkingField { kind }) = &request.thinking else { return Ok(by_effort) };
+    match (kind.as_str(), by_effort) {
+        ("enabled", Some(false)) => {
+            Err(ApiError::invalid("thinking", "cannot be enabled with a reasoning_effort that turns it off"))
+        }
+        ("enabled", _) => Ok(Some(true)),
+        ("disabled", _) => Ok(Some(false)),
+        _ => Err(ApiError::invalid("thinking.type", "must be \"enabled\" or \"disabled\"")),
+    }
 }
 
 fn num_logprobs(request: &ChatRequest) -> Result<Option<u32>, ApiError> {

@@ -11,6 +11,8 @@ use crate::state::{AppState, Serving};
 use crate::validate::sampling::{self, EndpointFields, ValidSampling};
 use crate::validate::{self, prompt};
 
+/// Most prompts of a request, as OpenAI has it.
+const MAX_PROMPTS: usize = 2048;
 /// As OpenAI's.
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
@@ -47,12 +49,20 @@ pub fn validate(request: &CompletionRequest, serving: &Serving, limits: &Limits)
 }
 
 /// How many prompts there are.
-pub fn num_prompts(prompt: &Prompt) -> usize {
-    match prompt {
+///
+/// # Errors
+/// When there are none or too many.
+pub fn num_prompts(prompt: &Prompt) -> Result<usize, ApiError> {
+    let num_prompts = match prompt {
         Prompt::Text(_) => 1,
         Prompt::Texts(texts) => texts.len(),
         Prompt::Tokens(tokens) => usize::from(!tokens.is_empty()),
         Prompt::TokenLists(lists) => lists.len(),
+    };
+    match num_prompts {
+        0 => Err(ApiError::invalid("prompt", "must hold at least one prompt")),
+        1..=MAX_PROMPTS => Ok(num_prompts),
+        _ => Err(ApiError::invalid("prompt", format!("holds {num_prompts} prompts, at most {MAX_PROMPTS} are taken"))),
     }
 }
 
