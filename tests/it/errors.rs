@@ -97,6 +97,11 @@ fn bad_requests() -> Vec<Case> {
         chat_case(json!({"modalities": ["audio"]}), "modalities"),
         chat_case(json!({"chat_template": "{{ 1 }}"}), "chat_template"),
         chat_case(json!({"audio": {}}), "audio"),
+        chat_case(json!({"use_beam_search": true}), "use_beam_search"),
+        chat_case(json!({"reasoning_effort": "extreme"}), "reasoning_effort"),
+        chat_case(json!({"thinking": {"type": "maybe"}}), "thinking.type"),
+        chat_case(json!({"thinking": {}}), "thinking.type"),
+        chat_case(json!({"thinking": {"type": "enabled"}, "reasoning_effort": "none"}), "thinking"),
         chat_case(json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
         chat_case(json!({"chat_template_kwargs": nested}), "chat_template_kwargs"),
         chat_case(json!({"continue_final_message": true, "add_generation_prompt": true}), "continue_final_message"),
@@ -106,8 +111,12 @@ fn bad_requests() -> Vec<Case> {
         completion(json!({"prompt": {"a": 1}}), "prompt"),
         completion(json!({"prompt": [1, -1]}), "prompt[1]"),
         completion(json!({"prompt": [1536]}), "prompt"),
-        completion(json!({"prompt": vec!["x"; 17]}), "prompt"),
-        completion(json!({"prompt": ["a", "b"], "n": 9}), "prompt"),
+        completion(json!({"prompt": vec!["x"; 2049]}), "prompt"),
+        // More than ever run and wait.
+        completion(json!({"prompt": vec!["x"; 2048]}), "prompt"),
+        completion(json!({"prompt": vec!["x"; 100], "n": 16}), "prompt"),
+        completion(json!({"n": 17}), "n"),
+        completion(json!({"use_beam_search": true}), "use_beam_search"),
         completion(json!({"logprobs": 21}), "logprobs"),
         completion(json!({"logprobs": true}), "logprobs"),
         completion(json!({"best_of": 2}), "best_of"),
@@ -142,6 +151,7 @@ fn function(change: Value) -> Value {
 fn bad_tools() -> Vec<Case> {
     let chat_case = |change, param: &'static str| case("/v1/chat/completions", change, param);
     let named = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let takes = |kind: Value| json!({"tools": function(json!({"parameters": {"type": kind}}))});
     let with = |choice: Value| json!({"tools": function(json!({})), "tool_choice": choice});
     let twice = [function(json!({})), function(json!({}))].map(|tools| tools[0].clone());
     let unsupported = json!({"type": "object", "properties": {"x": {"not": {"type": "string"}}}});
@@ -157,6 +167,8 @@ fn bad_tools() -> Vec<Case> {
         chat_case(json!({"tools": function(json!({"name": 5}))}), "tools[0].function.name"),
         chat_case(json!({"tools": function(json!({"parameters": "string"}))}), "tools[0].function.parameters"),
         chat_case(json!({"tools": function(json!({"parameters": []}))}), "tools[0].function.parameters"),
+        chat_case(takes(json!("string")), "tools[0].function.parameters.type"),
+        chat_case(takes(json!(["array", "null"])), "tools[0].function.parameters.type"),
         chat_case(json!({"tools": function(json!({"strict": "yes"}))}), "tools[0].function.strict"),
         chat_case(json!({"tools": twice}), "tools[1].function.name"),
         chat_case(json!({"tools": vec![named("f"); 129]}), "tools"),
@@ -216,6 +228,7 @@ fn bad_formats() -> Vec<Case> {
             "response_format.json_schema.name",
         ),
         chat_case(schema(json!("object")), "response_format.json_schema.schema"),
+        chat_case(schema(json!(null)), "response_format.json_schema.schema"),
         chat_case(schema(json!({"type": "thing"})), "response_format"),
         chat_case(schema(json!({"type": "object", "properties": 5})), "response_format"),
         chat_case(schema(json!({"not": {"type": "string"}})), "response_format"),

@@ -15,6 +15,7 @@ mod gpu;
 mod helper;
 mod invariance;
 mod lifecycle;
+mod messages;
 mod openapi;
 mod page;
 mod quantised;

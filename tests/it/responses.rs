@@ -66,6 +66,11 @@ async fn bad_requests_get_exact_errors() {
         (schema(json!({"type": "yaml"})), "text.format.type"),
         (schema(json!({"type": "json_schema", "schema": {}})), "text.format.name"),
         (schema(json!({"type": "json_schema", "name": "x", "schema": 5})), "text.format.schema"),
+        (schema(json!({"type": "json_schema", "name": "x"})), "text.format.schema"),
+        (schema(json!({"type": "json_schema", "name": "x", "schema": {"type": "thing"}})), "text.format"),
+        (json!({"reasoning": {"effort": "extreme"}}), "reasoning.effort"),
+        (json!({"use_beam_search": true}), "use_beam_search"),
+        (tool(json!({"parameters": {"type": "string"}})), "tools[0].parameters.type"),
         (json!({"chat_template_kwargs": {"tools": []}}), "chat_template_kwargs.tools"),
     ] {
         let mut body = json!({"input": "hi"});
@@ -80,6 +85,10 @@ async fn bad_requests_get_exact_errors() {
             "{shown}: {error}"
         );
     }
+    // Where a message names two fields, both have their names of here.
+    let both = json!({"input": "hi", "ignore_eos": true, "text": {"format": {"type": "json_object"}}});
+    let error = server.post(PATH, &both).send().await.unwrap().json::<Value>().await.unwrap()["error"].clone();
+    assert_eq!(error["message"], "ignore_eos: cannot be combined with text.format");
     let response = server.post("/v1/embeddings", &json!({"input": "hi"})).send().await.unwrap();
     assert_eq!(response.status(), 400);
     assert_eq!(response.json::<Value>().await.unwrap()["error"]["param"], "model");

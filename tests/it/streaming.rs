@@ -220,6 +220,56 @@ async fn alternatives_are_as_many_as_asked_for() {
 }
 
 /// Without a seed, equal prompts of one request get different answers, with one the same.
+/// As many as the queue takes, and each has its own answer.
+#[tokio::test]
+async fn many_prompts_in_one_request() {
+    let server = Server::start(&[]);
+    let prompts: Vec<Vec<u32>> = (0..300).map(|index| vec![100 + index, 5]).collect();
+    let request = json!({"prompt": prompts, "max_tokens": 1, "echo": true, "temperature": 0, "return_token_ids": true});
+    let answer = server.ask("/v1/completions", request).await;
+    let choices = answer["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), prompts.len());
+    for (index, (choice, prompt)) in choices.iter().zip(&prompts).enumerate() {
+        assert_eq!((&choice["index"], &choice["prompt_token_ids"]), (&json!(index), &json!(prompt)));
+    }
+    assert_eq!(answer["usage"]["completion_tokens"], 300);
+}
+
+/// DeepSeek's field says the same as `reasoning_effort`.
+#[tokio::test]
+async fn two_fields_for_thinking() {
+    let server = Server::start(&[]);
+    let mut prompts = Vec::new();
+    for change in [
+        json!({"reasoning_effort": "none"}),
+        json!({"thinking": {"type": "disabled"}}),
+        json!({"thinking": {"type": "disabled"}, "reasoning_effort": "high"}),
+        json!({"reasoning_effort": "xhigh"}),
+        json!({"thinking": {"type": "enabled"}}),
+        json!({"thinking": {"type": "enabled"}, "reasoning_effort": "low"}),
+    ] {
+        let body = with(chat("hi"), json!({"max_tokens": 1, "return_token_ids": true}));
+        let answer = server.ask("/v1/chat/completions", with(body, change)).await;
+        prompts.push(answer["prompt_token_ids"].clone());
+    }
+    let (off, on) = prompts.split_at(3);
+    assert!(off.iter().all(|prompt| *prompt == off[0]) && on.iter().all(|prompt| *prompt == on[0]), "{prompts:?}");
+    assert_ne!(off[0], on[0]);
+}
+
+/// What clients need that count tokens and render prompts by themselves.
+#[tokio::test]
+async fn the_tokenizer_tells_about_itself() {
+    let server = Server::start(&["--api-key", "k"]);
+    assert_eq!(server.get("/tokenizer_info").send().await.unwrap().status(), 401);
+    let response = server.get("/tokenizer_info").bearer_auth("k").send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let info: Value = response.json().await.unwrap();
+    for field in ["tokenizer_class", "chat_template", "bos_token", "eos_token"] {
+        assert!(info[field].is_string(), "{field}: {info}");
+    }
+}
+
 #[tokio::test]
 async fn equal_prompts_of_one_request() {
     let server = Server::start(&[]);

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use moesaic_scheduler::{
-    FinishReason, Request, Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId,
+    FailureCause, FinishReason, Request, Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId,
 };
 use tokio::sync::{Semaphore, mpsc as tokio_mpsc};
 
@@ -69,7 +69,7 @@ impl Engine {
             // Whatever the bug, no client may wait for ever: all streams end with an error.
             if catch_unwind(AssertUnwindSafe(|| core.run())).is_err() {
                 tracing::error!("the engine thread panicked; every request in flight ends with an error");
-                core.end_all(&StreamEnd::Failed("the engine panicked".to_owned()));
+                core.end_all(&StreamEnd::Failed(FailureCause::Stopped("the engine panicked".to_owned())));
                 core.stats.dead.store(true, Ordering::Release);
             }
         })?;
@@ -217,7 +217,7 @@ impl Core {
             });
             match added {
                 Ok(()) => drop(self.sequences.insert(id, client)),
-                Err(error) => client.end(StreamEnd::Failed(error.to_string())),
+                Err(error) => client.end(StreamEnd::Failed(FailureCause::Refused(error.to_string()))),
             }
         }
     }
@@ -323,7 +323,7 @@ impl Core {
             return;
         }
         let end = event.finish_reason.map(|reason| match reason {
-            FinishReason::Failed(message) => StreamEnd::Failed(message),
+            FinishReason::Failed(cause) => StreamEnd::Failed(cause),
             reason => StreamEnd::Finished(reason),
         });
         let ended = end.is_some();
@@ -346,7 +346,7 @@ impl Core {
         for scheduled in &plan.sequences {
             self.scheduler.abort(scheduled.id);
             if let Some(client) = self.sequences.remove(&scheduled.id) {
-                client.end(StreamEnd::Failed(error.to_string()));
+                client.end(StreamEnd::Failed(FailureCause::Step(error.to_string())));
             }
         }
     }

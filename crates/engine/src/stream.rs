@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::Instant;
 
-use moesaic_scheduler::{FinishReason, SampledToken, SequenceId, TokenLogprobs};
+use moesaic_scheduler::{FailureCause, FinishReason, SampledToken, SequenceId, TokenLogprobs};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::handle::{Admission, Command};
@@ -13,8 +13,8 @@ use crate::handle::{Admission, Command};
 pub enum StreamEnd {
     /// Regularly.
     Finished(FinishReason),
-    /// The engine stopped or its step failed. The text is for the log.
-    Failed(String),
+    /// It could not go on.
+    Failed(FailureCause),
     /// The server is shutting down and the time for finishing is over.
     Shutdown,
 }
@@ -69,7 +69,7 @@ impl RequestStream {
                 prompt_logprobs: Vec::new(),
                 num_cached_tokens: 0,
                 first_scheduled: None,
-                end: Some(StreamEnd::Failed("the engine has stopped".to_owned())),
+                end: Some(StreamEnd::Failed(FailureCause::Stopped("the engine has stopped".to_owned()))),
             });
             let open = &mut self.open[output.choice as usize];
             // Outputs that were under way when the choice was given up are not news any more.

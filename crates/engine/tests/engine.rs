@@ -11,8 +11,8 @@ use moesaic_engine::{
     SequenceMask, StepHandle, StreamEnd, TokenConstraint, TokenMask,
 };
 use moesaic_scheduler::{
-    FinishReason, ModelRunnerOutput, SampledToken, SamplingParams, SchedulerConfig, SchedulerOutput, SequenceId,
-    SequenceResult, TokenLogprob, TokenLogprobs,
+    FailureCause, FinishReason, ModelRunnerOutput, SampledToken, SamplingParams, SchedulerConfig, SchedulerOutput,
+    SequenceId, SequenceResult, TokenLogprob, TokenLogprobs,
 };
 
 const VOCABULARY: u32 = 64;
@@ -64,7 +64,7 @@ impl Executor for Counter {
         let result = |scheduled: &moesaic_scheduler::ScheduledSequence| {
             let tokens = self.tokens.get_mut(&scheduled.id).expect("announced");
             if tokens[0] == FAILS_ALONE {
-                return SequenceResult::Failed("scripted".to_owned());
+                return SequenceResult::Failed(FailureCause::NotFinite);
             }
             let mask = masks.iter().find(|mask| mask.id == scheduled.id);
             let mut id = (tokens[tokens.len() - 1] + 1) % VOCABULARY;
@@ -189,7 +189,7 @@ async fn failures_stay_with_whom_they_belong_to(overlaps: bool) {
     assert_eq!(read(&mut good, 1).await[0].1, finished());
     // A step that fails as a whole ends its sequences, and the engine goes on.
     let mut broken = submit(&handle, request(&[FAILS_STEP], 1, 20));
-    assert!(matches!(&read(&mut broken, 1).await[0].1, StreamEnd::Failed(message) if message == "scripted"));
+    assert!(matches!(&read(&mut broken, 1).await[0].1, StreamEnd::Failed(FailureCause::NotFinite)));
     let mut after = submit(&handle, request(&[1], 1, 3));
     assert_eq!(read(&mut after, 1).await[0], (vec![2, 3, 4], finished()));
     wait_until_idle(&handle).await;

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A chat completion request.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 pub struct ChatRequest {
     /// The conversation, oldest message first.
     pub messages: Vec<ChatMessage>,
@@ -35,8 +35,10 @@ pub struct ChatRequest {
     pub echo: Option<bool>,
     /// More variables for the chat template.
     pub chat_template_kwargs: Option<serde_json::Map<String, Value>>,
-    /// none or minimal turn a hybrid model's thinking off, anything else turns it on.
+    /// none or minimal turn a hybrid model's thinking off; low, medium, high, xhigh and max turn it on.
     pub reasoning_effort: Option<String>,
+    /// The same in DeepSeek's words; where both are given, this one says whether to think.
+    pub thinking: Option<ThinkingField>,
     /// Only `["text"]`.
     pub modalities: Option<Vec<String>>,
     /// Functions that the model may call.
@@ -72,19 +74,30 @@ pub struct UnsupportedFields {
     pub chat_template: Option<Value>,
     /// Refused.
     pub logits_processors: Option<Value>,
+    /// Refused unless it is false.
+    pub use_beam_search: Option<bool>,
 }
 
 impl UnsupportedFields {
-    /// The name of a field that is present.
+    /// The name of a field that is present and asks for something.
     pub fn first(&self) -> Option<&'static str> {
         let fields = [
-            ("audio", &self.audio),
-            ("web_search_options", &self.web_search_options),
-            ("chat_template", &self.chat_template),
-            ("logits_processors", &self.logits_processors),
+            ("audio", self.audio.is_some()),
+            ("web_search_options", self.web_search_options.is_some()),
+            ("chat_template", self.chat_template.is_some()),
+            ("logits_processors", self.logits_processors.is_some()),
+            ("use_beam_search", self.use_beam_search == Some(true)),
         ];
-        fields.into_iter().find(|(_, value)| value.is_some()).map(|(name, _)| name)
+        fields.into_iter().find(|(_, asks)| *asks).map(|(name, _)| name)
     }
+}
+
+/// Whether to think, in DeepSeek's words.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ThinkingField {
+    /// "enabled" or "disabled".
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 /// Who speaks.
@@ -133,6 +146,22 @@ pub struct ChatMessage {
     pub reasoning: Option<String>,
 }
 
+impl ChatMessage {
+    /// A message of nothing but `content`.
+    pub fn new(role: Role, content: Option<Content>) -> Self {
+        Self {
+            role,
+            content,
+            name: None,
+            tool_calls: None,
+            function_call: None,
+            tool_call_id: None,
+            reasoning_content: None,
+            reasoning: None,
+        }
+    }
+}
+
 /// Text, or a list of parts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
@@ -142,6 +171,12 @@ pub enum Content {
     /// Parts; only parts that carry text are served.
     #[schema(value_type = Vec<PartOrText>)]
     Parts(Vec<ContentPart>),
+}
+
+impl From<String> for Content {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
 }
 
 impl Content {

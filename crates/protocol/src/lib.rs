@@ -5,6 +5,7 @@
 //!
 //! **Architecture invariant:** data only. This crate knows no tokens, no engine and no HTTP.
 
+pub mod anthropic;
 mod chat;
 mod common;
 mod completions;
@@ -12,16 +13,17 @@ mod error;
 mod from_json;
 mod json_error;
 mod json_reader;
-mod messages;
 mod models;
-mod responses;
+pub mod responses;
 mod shapes;
 mod tokenize;
 mod tools;
 
+pub use anthropic::MessagesRequest;
 pub use chat::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatMessage, ChatRequest,
-    ChatResponseMessage, ChatTokenLogprob, ChatTopLogprob, Content, ContentPart, PartOrText, Role, UnsupportedFields,
+    ChatResponseMessage, ChatTokenLogprob, ChatTopLogprob, Content, ContentPart, PartOrText, Role, ThinkingField,
+    UnsupportedFields,
 };
 pub use common::{
     CompletionTokensDetails, FinishReason, PromptLogprob, PromptLogprobs, PromptTokensDetails, SamplingFields,
@@ -30,18 +32,13 @@ pub use common::{
 pub use completions::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt};
 pub use error::{ErrorBody, ErrorResponse};
 pub use from_json::{FieldError, FromJson, from_value, json_from_text};
-pub use messages::{
-    InputBlock, InputContent, InputMessage, InputRole, InputThinking, InputTool, InputToolChoice, MessageResponse,
-    MessageUsage, MessagesError, MessagesErrorBody, MessagesRequest, OutputBlock, OutputConfig, OutputFormat,
-    StopReason, TokenCount,
-};
 pub use models::{EmbeddingsRequest, Model, ModelList};
-pub use responses::{
-    DeletedResponse, IncompleteDetails, InputItem, InputTokensDetails, ItemPart, ItemStatus, ItemText, OutputItem,
-    OutputPart, OutputTokensDetails, ResponseError, ResponseObject, ResponseStatus, ResponseUsage, ResponsesInput,
-    ResponsesReasoning, ResponsesRequest, ResponsesText, ResponsesTool,
-};
-pub use tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
+pub use responses::ResponsesRequest;
+pub use tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse, TokenizerInfo};
 pub use tools::{
     FormatFields, FunctionCall, FunctionCallDelta, FunctionSpec, StructuredOutputs, Tool, ToolCall, ToolCallDelta,
 };
+
+// What is read by hand.
+use anthropic::InputContent;
+use responses::{ItemText, ResponsesInput};

@@ -156,7 +156,7 @@ pub struct ResponsesText {
 /// Whether to think first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub struct ResponsesReasoning {
-    /// none or minimal turn a hybrid model's thinking off, anything else turns it on.
+    /// none or minimal turn a hybrid model's thinking off; low, medium, high, xhigh and max turn it on.
     pub effort: Option<String>,
     /// Returned as it came: thoughts are reported in full.
     pub summary: Option<String>,

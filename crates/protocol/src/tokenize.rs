@@ -1,4 +1,6 @@
-//! `/tokenize` and `/detokenize`, in vLLM's shape.
+//! `/tokenize`, `/detokenize` and `/tokenizer_info`, in vLLM's shape.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -57,4 +59,17 @@ pub struct DetokenizeRequest {
 pub struct DetokenizeResponse {
     /// The text.
     pub prompt: String,
+}
+
+/// How text becomes tokens: what the checkpoint's `tokenizer_config.json` says, tokens as their texts.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct TokenizerInfo {
+    /// Name of the tokenizer's class in `transformers`.
+    pub tokenizer_class: String,
+    /// Template that conversations are rendered with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
+    /// `bos_token`, `eos_token`, `add_bos_token` and whatever else there is.
+    #[serde(flatten)]
+    pub config: BTreeMap<String, Value>,
 }

@@ -53,6 +53,13 @@ fn type_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D:
     Ok(Option::deserialize(deserializer)?.unwrap_or_else(function_type))
 }
 
+impl ToolCall {
+    /// A call of a function; `arguments` is JSON text.
+    pub fn function(id: Option<String>, name: String, arguments: String) -> Self {
+        Self { id, kind: function_type(), function: FunctionCall { name, arguments } }
+    }
+}
+
 /// Name and arguments of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub struct FunctionCall {

@@ -7,6 +7,7 @@
 //! drive it through thousands of random lives.
 
 mod block_pool;
+mod failure;
 mod ids;
 mod kv_cache_manager;
 mod output;
@@ -17,6 +18,7 @@ mod scheduler;
 mod sequence;
 
 pub use block_pool::BlockPool;
+pub use failure::FailureCause;
 pub use ids::{BlockId, SequenceId};
 pub use kv_cache_manager::{KvCacheManager, KvUsage};
 pub use output::{

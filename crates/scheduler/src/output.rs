@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BlockId, BlockTable, SamplingParams, SequenceId};
+use crate::{BlockId, BlockTable, FailureCause, SamplingParams, SequenceId};
 
 /// What the executor computes in one step. Every token that it returns for a sequence becomes part of that sequence.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -78,7 +78,7 @@ pub enum SequenceResult {
     /// The pooled vector of an embedding model.
     Embedding(Vec<f32>),
     /// This sequence cannot go on; others are not affected.
-    Failed(String),
+    Failed(FailureCause),
 }
 
 /// A token and, where asked for, how likely it was.

@@ -1,6 +1,6 @@
 //! What the outside asks for, and how it can end.
 
-use crate::{SamplingParams, SequenceId};
+use crate::{FailureCause, SamplingParams, SequenceId};
 
 /// One sequence to generate. A client's request with n choices is n of these.
 #[derive(Debug, Clone)]
@@ -29,6 +29,6 @@ pub enum FinishReason {
     Length,
     /// The caller gave up.
     Aborted,
-    /// The worker could not compute it; the text is for the log, not for the client.
-    Failed(String),
+    /// The worker could not compute it.
+    Failed(FailureCause),
 }

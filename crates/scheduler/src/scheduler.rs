@@ -418,7 +418,7 @@ impl Scheduler {
                 event.embedding = Some(vector);
                 event.finish_reason = Some(FinishReason::Length);
             }
-            SequenceResult::Failed(message) => event.finish_reason = Some(FinishReason::Failed(message)),
+            SequenceResult::Failed(cause) => event.finish_reason = Some(FinishReason::Failed(cause)),
         }
         event
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use moesaic_scheduler::{
-    FinishReason, ModelRunnerOutput, Request, SampledToken, SamplingParams, Scheduler, SchedulerConfig, SchedulerError,
-    SchedulerOutput, SequenceId, SequenceResult,
+    FailureCause, FinishReason, ModelRunnerOutput, Request, SampledToken, SamplingParams, Scheduler, SchedulerConfig,
+    SchedulerError, SchedulerOutput, SequenceId, SequenceResult,
 };
 use proptest::prelude::*;
 
@@ -112,7 +112,7 @@ impl Executor {
             if fail && index == 0 {
                 // A step planned before this is known needs a token.
                 tokens.extend(scheduled.samples.then_some(0));
-                return SequenceResult::Failed("scripted".to_owned());
+                return SequenceResult::Failed(FailureCause::NotFinite);
             }
             let mut sampled = Vec::new();
             if scheduled.samples {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::error::ApiError;
 use crate::state::{AppState, Serving};
 use crate::tools::ToolSettings;
-use crate::validate::ValidSampling;
+use crate::validate::sampling::ValidSampling;
 
 /// A request waits so long for its turn to compile.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,7 +62,7 @@ impl WantedFormat {
         if let (Some(first), Some(other)) =
             (&first, wanted.find(|other| Some(&other.format) != first.as_ref().map(|first| &first.format)))
         {
-            return Err(ApiError::invalid(other.param, format!("cannot be combined with {}", first.param)));
+            return Err(ApiError::conflict(other.param, first.param));
         }
         Ok(first)
     }
@@ -93,7 +93,7 @@ fn response_format(value: Option<&Value>) -> Result<Option<AnswerFormat>, ApiErr
                 return invalid(".json_schema.name", "must be 1 to 64 characters of A-Z, a-z, 0-9, _ and -");
             }
             match &inner["schema"] {
-                Value::Null => Ok(Some(AnswerFormat::JsonObject)),
+                Value::Null => invalid(".json_schema.schema", "is required"),
                 schema @ Value::Object(_) => Ok(Some(AnswerFormat::JsonSchema(schema.clone()))),
                 _ => invalid(".json_schema.schema", "must be a JSON schema, that is an object"),
             }
@@ -144,7 +144,7 @@ impl AnswerRules {
         if let (Some(format), Some(_)) = (&self.format, &self.tools)
             && !matches!(format.format, AnswerFormat::JsonObject | AnswerFormat::JsonSchema(_))
         {
-            return Err(ApiError::invalid(format.param, "cannot be combined with tools"));
+            return Err(ApiError::conflict(format.param, "tools"));
         }
         let by = match (&self.format, &self.tools) {
             (Some(format), _) => format.param,
@@ -152,7 +152,7 @@ impl AnswerRules {
             _ => return Ok(()),
         };
         match conflict(sampling) {
-            Some(field) => Err(ApiError::invalid(field, format!("cannot be combined with {by}"))),
+            Some(field) => Err(ApiError::conflict(field, by)),
             None => Ok(()),
         }
     }

@@ -13,11 +13,11 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::api::{anthropic, chat, completions, embeddings, models, page, responses, status, tokenize};
 use crate::error::ApiError;
 use crate::known_routes::KnownRoutes;
-use crate::routes::{chat_completions, completions, embeddings, messages, models, page, responses, status, tokenize};
+use crate::request_id;
 use crate::state::AppState;
-use crate::{auth, request_id};
 
 /// Head of the OpenAPI document.
 #[derive(OpenApi)]
@@ -38,19 +38,20 @@ const MODEL_OF_OWNER: &str = "/v1/models/{owner}/{name}";
 /// Routes that need a key, when keys are configured.
 fn protected() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
-        .routes(routes!(chat_completions::chat_completions))
+        .routes(routes!(chat::chat_completions))
         .routes(routes!(completions::completions))
         .routes(routes!(responses::create_response))
         .routes(routes!(responses::get_response, responses::delete_response))
         .routes(routes!(responses::cancel_response))
-        .routes(routes!(messages::messages))
-        .routes(routes!(messages::count_tokens))
+        .routes(routes!(anthropic::messages))
+        .routes(routes!(anthropic::count_tokens))
         .routes(routes!(embeddings::embeddings))
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
         .route(MODEL_OF_OWNER, get(models::get_model_of_owner))
         .routes(routes!(tokenize::tokenize))
         .routes(routes!(tokenize::detokenize))
+        .routes(routes!(tokenize::tokenizer_info))
 }
 
 /// Routes that anybody may use.
@@ -75,7 +76,7 @@ pub fn openapi_json() -> String {
 /// The whole application.
 pub fn router(state: AppState) -> Router {
     let with_key = |routes: OpenApiRouter<AppState>| {
-        routes.route_layer(middleware::from_fn_with_state(Arc::clone(&state), auth::layer))
+        routes.route_layer(middleware::from_fn_with_state(Arc::clone(&state), check_key))
     };
     let metrics = if state.config.protect_metrics { with_key(metrics()) } else { metrics() };
     let (router, document) = public().merge(with_key(protected())).merge(metrics).split_for_parts();
@@ -98,12 +99,27 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async |request: Request| -> Response {
             ApiError::method_not_allowed(request.method().as_str(), request.uri().path()).into_response()
         })
-        .layer(middleware::from_fn(messages::error_layer))
+        .layer(middleware::from_fn(anthropic::error_layer))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), count_rejections))
         .layer(DefaultBodyLimit::max(state.config.limits.max_body_bytes))
         .layer(cors(&state))
         .layer(middleware::from_fn(request_id::layer))
         .with_state(state)
+}
+
+/// Lets requests with an accepted key through and notes whose they are.
+async fn check_key(
+    axum::extract::State(state): axum::extract::State<AppState>,
+    mut request: Request,
+    next: middleware::Next,
+) -> Response {
+    match state.api_keys.check(request.headers()) {
+        Some(key) => {
+            request.extensions_mut().insert(key);
+            next.run(request).await
+        }
+        None => ApiError::unauthorized().into_response(),
+    }
 }
 
 /// Counts requests that were refused.

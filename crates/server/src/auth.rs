@@ -1,13 +1,7 @@
 //! API keys.
 
-use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
-
-use crate::error::ApiError;
-use crate::state::AppState;
 
 /// SHA-256 of a key.
 type KeyHash = [u8; 32];
@@ -33,7 +27,7 @@ impl ApiKeys {
 
     /// Whose request it is: any right key counts, in whichever header it comes and beside whichever others.
     /// `None` where keys are required and none of them is right.
-    fn check(&self, headers: &HeaderMap) -> Option<ClientKey> {
+    pub fn check(&self, headers: &HeaderMap) -> Option<ClientKey> {
         if !self.are_required() {
             return Some(ClientKey(None));
         }
@@ -54,15 +48,4 @@ impl ApiKeys {
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, key) = value.split_at_checked(b"bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
-}
-
-/// Lets requests with an accepted key through and notes whose they are.
-pub async fn layer(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    match state.api_keys.check(request.headers()) {
-        Some(key) => {
-            request.extensions_mut().insert(key);
-            next.run(request).await
-        }
-        None => ApiError::unauthorized().into_response(),
-    }
 }

@@ -97,7 +97,7 @@ raw_config! {
     /// fcfs: first come, first served; priority: requests may say who goes first [default: fcfs]
     #[arg(long, env = "MOESAIC_SCHEDULING_POLICY", value_enum, help_heading = "Limits")]
     scheduling_policy: SchedulingPolicy,
-    /// Largest n of a request, and prompts × n of a completion [default: 16]
+    /// Largest n of a request: answers to each of its prompts [default: 16]
     #[arg(long, env = "MOESAIC_MAX_CHOICES", value_name = "N", help_heading = "Limits")]
     max_choices: usize,
     /// Largest request body in bytes [default: 8388608]
@@ -214,7 +214,7 @@ pub struct Limits {
     pub max_queued_requests: usize,
     /// Whether requests may have priorities.
     pub priorities: bool,
-    /// Choices per request.
+    /// Choices per prompt.
     pub max_choices: usize,
     /// Bytes per request body.
     pub max_body_bytes: usize,

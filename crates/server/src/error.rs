@@ -5,7 +5,11 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use moesaic_chat::PromptError;
 use moesaic_engine::SubmitError;
-use moesaic_protocol::{ErrorBody, ErrorResponse, FieldError, MessagesError, MessagesErrorBody};
+use moesaic_protocol::anthropic::{MessagesError, MessagesErrorBody};
+use moesaic_protocol::{ErrorBody, ErrorResponse, FieldError};
+use moesaic_scheduler::FailureCause;
+
+use crate::field::Field;
 
 use crate::body::Coding;
 
@@ -18,7 +22,9 @@ const UNSUPPORTED_ENCODING: &str = "unsupported_content_encoding";
 #[derive(Debug, Clone)]
 pub struct ApiError {
     status: StatusCode,
-    body: ErrorBody,
+    body: Box<ErrorBody>,
+    /// Another field, which the message ends with.
+    other: Option<String>,
     retry_after_ms: Option<u64>,
 }
 
@@ -30,7 +36,7 @@ impl ApiError {
             param: None,
             code: code.map(str::to_owned),
         };
-        Self { status, body, retry_after_ms: None }
+        Self { status, body: Box::new(body), other: None, retry_after_ms: None }
     }
 
     fn retry_after(mut self, milliseconds: u64) -> Self {
@@ -45,9 +51,19 @@ impl ApiError {
         error
     }
 
+    /// 400: one field or the other.
+    pub fn conflict(param: &str, other: &str) -> Self {
+        Self { other: Some(other.to_owned()), ..Self::invalid(param, "cannot be combined with") }
+    }
+
     /// 400 about the request as a whole.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", None, message)
+    }
+
+    /// 400: text cannot become tokens here.
+    pub fn no_tokenizer() -> Self {
+        Self::bad_request("This model has no tokenizer: use /v1/completions with token ids as the prompt.")
     }
 
     /// 400: the prompt does not fit.
@@ -169,7 +185,7 @@ impl ApiError {
     }
 
     /// 400: what the request asks for left no token to go on with.
-    pub fn dead_end() -> Self {
+    fn dead_end() -> Self {
         Self::bad_request(
             "The constraints on the answer left no token to go on with: they contradict each other, or the grammar is too \
              complex.",
@@ -190,8 +206,8 @@ impl ApiError {
     }
 
     /// 400: more choices than the server ever runs and queues.
-    pub fn too_many_choices(limit: usize) -> Self {
-        Self::invalid("n", format!("this server takes at most {limit} choices at once"))
+    pub fn too_many_choices(param: &str, limit: usize) -> Self {
+        Self::invalid(param, format!("this server takes at most {limit} choices at once"))
     }
 
     /// 500: our fault. The cause goes to the log, not to the client.
@@ -201,10 +217,11 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error"), message)
     }
 
-    /// The same about a field that has another name where the request came from.
+    /// The same about a request whose fields are called otherwise than those of a chat request.
     #[must_use]
-    pub fn rename(mut self, name: impl Fn(&str) -> String) -> Self {
-        self.body.param = self.body.param.map(|param| name(&param));
+    pub fn in_terms_of(mut self, fields: &[Field]) -> Self {
+        let own = |name: String| Field::own_name(fields, &name);
+        (self.body.param, self.other) = (self.body.param.take().map(own), self.other.map(own));
         self
     }
 
@@ -230,15 +247,18 @@ impl ApiError {
 
     /// The body, also sent as an event when a stream has begun already.
     pub fn to_body(&self) -> ErrorResponse {
-        ErrorResponse { error: ErrorBody { message: self.message(), ..self.body.clone() } }
+        ErrorResponse { error: ErrorBody { message: self.message(), ..ErrorBody::clone(&self.body) } }
     }
 
     /// Names the field where the text goes on from it: many clients show nothing else.
     fn message(&self) -> String {
-        let text = &self.body.message;
+        let mut text = self.body.message.clone();
+        if let Some(other) = &self.other {
+            text.extend([" ", other]);
+        }
         match &self.body.param {
             Some(param) if !text.starts_with(char::is_uppercase) => shorten(&format!("{param}: {text}"), MAX_MESSAGE),
-            _ => text.clone(),
+            _ => text,
         }
     }
 }
@@ -248,6 +268,18 @@ impl From<FieldError> for ApiError {
         match error.param {
             Some(param) => Self::invalid(param, error.message),
             None => Self::bad_request(error.message),
+        }
+    }
+}
+
+impl From<&FailureCause> for ApiError {
+    fn from(cause: &FailureCause) -> Self {
+        match cause {
+            // What the request asks for left no token to go on with.
+            FailureCause::NothingAllowed => Self::dead_end(),
+            FailureCause::NotFinite | FailureCause::Step(_) | FailureCause::Refused(_) | FailureCause::Stopped(_) => {
+                Self::internal(&cause.to_string())
+            }
         }
     }
 }

@@ -11,12 +11,12 @@ use crate::error::ApiError;
 use crate::generation::{Delta, Generation};
 use crate::sse;
 use crate::state::AppState;
-use crate::validate::ValidSampling;
+use crate::validate::response::ResponseSettings;
 
 /// What differs between endpoints: the shape of their chunks.
 pub trait StreamedAnswer: Send + 'static {
-    /// Settings of the request.
-    fn sampling(&self) -> &ValidSampling;
+    /// How the request wants it reported.
+    fn settings(&self) -> &ResponseSettings;
     /// Events before the first delta.
     fn opening(&self, usage: Usage) -> Vec<Event>;
     /// Events of one delta; `usage` where every chunk is to carry the counts.
@@ -55,7 +55,7 @@ impl<A: StreamedAnswer> EventStream<A> {
             let generation = self.generation.as_mut()?;
             match generation.next().await {
                 Ok(Some(delta)) => {
-                    let usage = self.answer.sampling().continuous_usage.then(|| generation.usage());
+                    let usage = self.answer.settings().continuous_usage.then(|| generation.usage());
                     self.pending.extend(self.answer.chunks(delta, usage));
                 }
                 Ok(None) => {

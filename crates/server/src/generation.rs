@@ -9,7 +9,6 @@ use moesaic_chat::{ChatFormat, ChoiceDecoder, OutputEvent, Tokenizer};
 use moesaic_engine::{Admission, EngineChoice, EngineOutput, EngineRequest, RequestStream, StreamEnd, TokenConstraint};
 use moesaic_protocol::{CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage};
 use moesaic_scheduler::{FinishReason as EngineFinish, SampledToken, TokenLogprobs};
-use moesaic_worker::SampleError;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant as TokioInstant, timeout_at};
@@ -18,7 +17,7 @@ use crate::auth::ClientKey;
 use crate::error::ApiError;
 use crate::metrics::RequestTimer;
 use crate::state::{AppState, Serving};
-use crate::validate::ValidSampling;
+use crate::validate::sampling::ValidSampling;
 
 /// What is submitted.
 pub struct Submission<'a> {
@@ -119,7 +118,7 @@ impl Generation {
         let decoder =
             |_: &EngineChoice| ChoiceDecoder::new(serving.tokenizer.clone(), sampling.decode.clone(), chat.as_ref());
         let decoders: Vec<ChoiceDecoder> = choices.iter().map(decoder).collect();
-        let timer = RequestTimer::new(Arc::clone(state), arrived, num_prompt_tokens, decoders.len());
+        let timer = RequestTimer::new(Arc::clone(&state.metrics), arrived, num_prompt_tokens, decoders.len());
         let request = EngineRequest {
             prompts: prompts.into_iter().map(|(prompt, _)| prompt).collect(),
             choices,
@@ -156,8 +155,7 @@ impl Generation {
             Some(StreamEnd::Shutdown) => Err(ApiError::draining()),
             Some(StreamEnd::Failed(cause) | StreamEnd::Finished(EngineFinish::Failed(cause))) => {
                 self.timer.finish("error");
-                let is_dead_end = *cause == SampleError::NothingAllowed.to_string();
-                Err(if is_dead_end { ApiError::dead_end() } else { ApiError::internal(cause) })
+                Err(cause.into())
             }
             _ => Ok(Some(self.decode(output))),
         }
@@ -251,16 +249,16 @@ fn cache_salt(client: ClientKey, salt: Option<&str>) -> u64 {
     u64::from_le_bytes(digest[..8].try_into().expect("eight bytes"))
 }
 
-/// Reserves places for a request's choices.
+/// Reserves places for a request's choices, `n` for each prompt.
 ///
 /// # Errors
 /// 429 when there are none now, 400 when there never are so many.
-pub fn admit(serving: &Serving, num_choices: usize) -> Result<Admission, ApiError> {
+pub fn admit(serving: &Serving, num_prompts: usize, n: usize) -> Result<Admission, ApiError> {
     let num_places = serving.engine.num_places();
-    if num_choices > num_places {
-        return Err(ApiError::too_many_choices(num_places));
+    if num_prompts * n > num_places {
+        return Err(ApiError::too_many_choices(if num_prompts > 1 { "prompt" } else { "n" }, num_places));
     }
-    Ok(serving.engine.admit(num_choices)?)
+    Ok(serving.engine.admit(num_prompts * n)?)
 }
 
 /// Tokenises about so many bytes off the async threads.
@@ -273,8 +271,6 @@ pub async fn tokenise<T: Send + 'static>(
     num_bytes: usize,
     work: impl FnOnce(&Tokenizer) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let tokenizer = serving.tokenizer.clone().ok_or_else(|| {
-        ApiError::bad_request("This model has no tokenizer: use /v1/completions with token ids as the prompt.")
-    })?;
+    let tokenizer = serving.tokenizer.clone().ok_or_else(ApiError::no_tokenizer)?;
     state.work(num_bytes, move || work(&tokenizer)).await?
 }

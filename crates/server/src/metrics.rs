@@ -1,6 +1,6 @@
 //! Prometheus metrics, under the names that dashboards for vLLM already read.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use moesaic_engine::{EngineStats, StepStats};
@@ -209,7 +209,7 @@ impl ModelMetrics {
 /// Times of one request, noted as it goes; counts it as aborted when it is dropped early.
 #[derive(Debug)]
 pub struct RequestTimer {
-    state: crate::state::AppState,
+    metrics: Arc<Metrics>,
     started: Instant,
     first_scheduled: Option<Instant>,
     first_token: Option<Instant>,
@@ -222,12 +222,12 @@ pub struct RequestTimer {
 
 impl RequestTimer {
     /// A request that has just been submitted; `started`: when it arrived.
-    pub fn new(state: crate::state::AppState, started: Instant, num_prompt_tokens: usize, num_choices: usize) -> Self {
-        if let Some(model) = state.metrics.model.get() {
+    pub fn new(metrics: Arc<Metrics>, started: Instant, num_prompt_tokens: usize, num_choices: usize) -> Self {
+        if let Some(model) = metrics.model.get() {
             model.prompt_tokens.inc_by(num_prompt_tokens as u64);
         }
         Self {
-            state,
+            metrics,
             started,
             first_scheduled: None,
             first_token: None,
@@ -240,7 +240,7 @@ impl RequestTimer {
 
     /// Notes tokens of a choice.
     pub fn tokens(&mut self, choice: usize, count: usize, first_scheduled: Option<Instant>) {
-        let Some(model) = self.state.metrics.model.get().filter(|_| count > 0) else { return };
+        let Some(model) = self.metrics.model.get().filter(|_| count > 0) else { return };
         let now = Instant::now();
         self.first_scheduled = self.first_scheduled.or(first_scheduled);
         self.num_tokens += count;
@@ -262,7 +262,7 @@ impl RequestTimer {
 
 impl Drop for RequestTimer {
     fn drop(&mut self) {
-        let Some(model) = self.state.metrics.model.get() else { return };
+        let Some(model) = self.metrics.model.get() else { return };
         model.success.with_label_values(&[self.finished.unwrap_or("abort")]).inc();
         let now = Instant::now();
         let observe = |histogram: &Histogram, duration: Option<Duration>| {

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use moesaic_protocol::{OutputItem, ResponseError, ResponseObject, ResponseStatus};
-use serde_json::Value;
+use moesaic_protocol::ChatMessage;
+use moesaic_protocol::responses::{OutputItem, ResponseError, ResponseObject, ResponseStatus};
 use tokio::task::AbortHandle;
 
 use crate::auth::ClientKey;
@@ -73,7 +73,7 @@ impl ResponseStore {
     ///
     /// The end of a response in the background counts only while its beginning is kept; one that has grown too large
     /// is kept as failed.
-    pub fn put(&self, client: ClientKey, response: &ResponseObject, conversation: &[Value]) -> bool {
+    pub fn put(&self, client: ClientKey, response: &ResponseObject, conversation: &[ChatMessage]) -> bool {
         let is_running = response.background && response.status == ResponseStatus::InProgress;
         let is_end = response.background && !is_running;
         if is_end && !self.lock().end(client, &response.id) {
@@ -94,7 +94,13 @@ impl ResponseStore {
         false
     }
 
-    fn insert(&self, client: ClientKey, response: &ResponseObject, conversation: &[Value], is_running: bool) -> bool {
+    fn insert(
+        &self,
+        client: ClientKey,
+        response: &ResponseObject,
+        conversation: &[ChatMessage],
+        is_running: bool,
+    ) -> bool {
         let items: Vec<(String, Arc<str>)> =
             response.output.iter().map(|item| (id_of(item).to_owned(), json(item))).collect();
         let (text, conversation) = (json(response), json(conversation));
@@ -132,7 +138,7 @@ impl ResponseStore {
     }
 
     /// How a client's own response stands, and the conversation up to it.
-    pub fn conversation(&self, client: ClientKey, id: &str) -> Option<(ResponseStatus, Vec<Value>)> {
+    pub fn conversation(&self, client: ClientKey, id: &str) -> Option<(ResponseStatus, Vec<ChatMessage>)> {
         let (response, conversation) = {
             let inner = self.lock();
             let entry = inner.entry(client, id)?;
@@ -141,10 +147,10 @@ impl ResponseStore {
         Some((read::<ResponseObject>(&response).status, read(&conversation)))
     }
 
-    /// An item of a client's own responses, as JSON.
-    pub fn item(&self, client: ClientKey, id: &str) -> Option<Arc<str>> {
-        let inner = self.lock();
-        inner.items.get(id).filter(|(owner, _)| *owner == client).map(|(_, item)| Arc::clone(item))
+    /// An item of a client's own responses.
+    pub fn item(&self, client: ClientKey, id: &str) -> Option<OutputItem> {
+        let item = self.lock().items.get(id).filter(|(owner, _)| *owner == client).map(|(_, item)| Arc::clone(item))?;
+        Some(read(&item))
     }
 
     /// Forgets a client's own response, and ends it if it is still being generated. Whether there was one.
@@ -229,6 +235,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use moesaic_protocol::Role;
+
     use super::*;
 
     const ANN: ClientKey = ClientKey(Some([1; 32]));
@@ -240,6 +248,10 @@ mod tests {
 
     fn running(id: &str) -> ResponseObject {
         ResponseObject { background: true, status: ResponseStatus::InProgress, ..response(id) }
+    }
+
+    fn said(text: String) -> ChatMessage {
+        ChatMessage::new(Role::User, Some(text.into()))
     }
 
     fn one() -> usize {
@@ -259,7 +271,7 @@ mod tests {
         assert!(store.cancel(BOB, "resp_4").is_none() && store.conversation(BOB, "resp_4").is_none());
         store.put(ANN, &response("resp_4"), &[]);
         assert!(store.delete(ANN, "resp_4") && !store.delete(ANN, "resp_4"));
-        let too_large = vec![Value::from("x".repeat(10 * one()))];
+        let too_large = [said("x".repeat(10 * one()))];
         assert!(!store.put(ANN, &response("resp_9"), &too_large));
         assert!(store.get(ANN, "resp_9").is_none() && store.get(ANN, "resp_3").is_some());
         for index in 0..5 {
@@ -295,7 +307,7 @@ mod tests {
         assert!(store.put(ANN, &done("b"), &[]));
         assert_eq!(store.cancel(ANN, "b").unwrap().status, ResponseStatus::Completed);
         store.put(ANN, &running("c"), &[]);
-        assert!(!store.put(ANN, &done("c"), &[Value::from("x".repeat(10 * one()))]));
+        assert!(!store.put(ANN, &done("c"), &[said("x".repeat(10 * one()))]));
         let failed = store.get(ANN, "c").unwrap();
         assert_eq!(
             (failed.status, failed.error.unwrap().code.as_str()),

@@ -7,15 +7,17 @@ use anyhow::{Context, Result, bail};
 use moesaic_chat::{Dialect, Markers, PromptRenderer, Tokenizer};
 use moesaic_engine::{Engine, EngineConfig, Executor};
 use moesaic_model::{Architecture, Checkpoint};
+use moesaic_protocol::TokenizerInfo;
 use moesaic_scheduler::SchedulerConfig;
 use serde_json::Value;
 
+use crate::clock::unix_now;
 use crate::compute::{Compute, Loading};
 use crate::config::{Config, DeviceKind};
 use crate::fingerprint::{Parts, fingerprint};
 use crate::grammars;
-use crate::routes::unix_now;
 use crate::state::{AppState, SamplingDefaults, Serving};
+use crate::tokenizer_info;
 
 /// A loaded model, ready to serve.
 pub struct Loaded {
@@ -79,6 +81,7 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
     let checkpoint_digest = checkpoint.digest()?;
     let parts =
         Parts { checkpoint: &checkpoint_digest, weights: &weights, numerics: &numerics_name, device: device_class };
+    let tokenizer_info = tokenizer.is_some().then(|| tokenizer_info(&checkpoint)).transpose()?;
     let serving = Serving {
         engine: engine.handle(),
         tokenizer,
@@ -94,9 +97,15 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
         defaults: sampling_defaults(&generation_config),
         fingerprint: fingerprint(&parts),
         created: unix_now(),
+        tokenizer_info,
     };
     state.metrics.start(&serving.model_names[0], config.block_size, kv.num_blocks);
     Ok(Loaded { engine, serving, kv_tokens: kv.num_blocks * config.block_size, weights })
+}
+
+fn tokenizer_info(checkpoint: &Checkpoint) -> Result<TokenizerInfo> {
+    let template = checkpoint.read("chat_template.jinja")?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Ok(tokenizer_info::tokenizer_info(checkpoint.read_json("tokenizer_config.json")?, template))
 }
 
 fn open(config: &Config) -> Result<Checkpoint> {

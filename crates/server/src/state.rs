@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use moesaic_chat::{Dialect, GrammarHost, Markers, PromptRenderer, Tokenizer};
 use moesaic_engine::EngineHandle;
+use moesaic_protocol::TokenizerInfo;
 use tokio::sync::Semaphore;
 
 use crate::auth::ApiKeys;
@@ -31,7 +32,7 @@ pub struct State {
     /// Accepted keys.
     pub api_keys: ApiKeys,
     /// Counters and histograms.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Responses that clients may come back to.
     pub responses: ResponseStore,
     serving: OnceLock<Arc<Serving>>,
@@ -72,6 +73,8 @@ pub struct Serving {
     pub fingerprint: String,
     /// Unix time of loading.
     pub created: u64,
+    /// What is told of the tokenizer, where there is one.
+    pub tokenizer_info: Option<TokenizerInfo>,
 }
 
 /// From the checkpoint's generation_config.json.
@@ -98,7 +101,7 @@ impl State {
     pub fn new(config: Config) -> Self {
         Self {
             api_keys: ApiKeys::new(&config.api_keys),
-            metrics: Metrics::new(),
+            metrics: Arc::new(Metrics::new()),
             responses: ResponseStore::new(config.limits.response_store_bytes),
             config,
             serving: OnceLock::new(),

@@ -183,10 +183,19 @@ fn specs(param: &str, tools: &[Value]) -> Result<Vec<FunctionSpec>, ApiError> {
         if spec.parameters.as_ref().is_some_and(|schema| !schema.is_object()) {
             return Err(invalid(&format!("{inner}.parameters"), "must be a JSON schema, that is an object".to_owned()));
         }
+        if spec.parameters.as_ref().is_some_and(|schema| !takes_objects(&schema["type"])) {
+            let message = "must be \"object\": arguments have names".to_owned();
+            return Err(invalid(&format!("{inner}.parameters.type"), message));
+        }
         if !names.insert(spec.name.clone()) {
             return Err(invalid(&format!("{inner}.name"), format!("{:?} occurs twice", spec.name)));
         }
         Ok(spec)
     };
     tools.iter().enumerate().map(spec).collect()
+}
+
+/// Whether a schema with this `type` is true of objects.
+fn takes_objects(kind: &Value) -> bool {
+    kind.is_null() || kind == "object" || kind.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "object"))
 }

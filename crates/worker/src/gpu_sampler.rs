@@ -104,7 +104,7 @@ impl GpuSampler {
         let results = self.device.finish()?;
         let result = |(kind, result): (RowKind, &SampleResult)| match (kind, chosen(result)) {
             (RowKind::Nothing, _) => RowResult::Nothing,
-            (_, Err(error)) => RowResult::Failed(error.to_string()),
+            (_, Err(error)) => RowResult::Failed(error),
             (RowKind::PromptLogprobs, Ok(_)) => RowResult::PromptLogprobs(logprobs(result)),
             (RowKind::Sample { reports }, Ok(id)) => {
                 RowResult::Sampled(SampledToken { id, logprobs: reports.then(|| logprobs(result)) })

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use moesaic_kernels::{exp, sum_exp};
-use moesaic_scheduler::SamplingParams;
+use moesaic_scheduler::{FailureCause, SamplingParams};
 use thiserror::Error;
 
 use crate::logits_processors::{GrammarMask, LogitBias, LogitsProcessor, MinTokens, Penalties, SamplingRow};
@@ -18,6 +18,15 @@ pub enum SampleError {
     /// Constraint, biases and minimum length together forbid every token.
     #[error("no token is allowed")]
     NothingAllowed,
+}
+
+impl From<SampleError> for FailureCause {
+    fn from(error: SampleError) -> Self {
+        match error {
+            SampleError::NotFinite => Self::NotFinite,
+            SampleError::NothingAllowed => Self::NothingAllowed,
+        }
+    }
 }
 
 /// A token that may be chosen and its logit divided by the temperature.

@@ -9,6 +9,7 @@ use moesaic_scheduler::{
 };
 
 use crate::logits_processors::Penalties;
+use crate::sampler::SampleError;
 use crate::{BatchSequence, SamplingRow, TokenCounts};
 
 /// One sequence as the worker knows it.
@@ -190,7 +191,7 @@ pub enum RowResult {
     Nothing,
     PromptLogprobs(TokenLogprobs),
     Sampled(SampledToken),
-    Failed(String),
+    Failed(SampleError),
 }
 
 /// Results of a plan's sequences, before any row was stored.
@@ -206,7 +207,7 @@ pub fn empty_results(plan: &SchedulerOutput) -> Vec<SequenceResult> {
 /// Adds a row's result to its sequence's.
 pub fn store(target: &mut SequenceResult, result: RowResult) {
     match (target, result) {
-        (target, RowResult::Failed(message)) => *target = SequenceResult::Failed(message),
+        (target, RowResult::Failed(error)) => *target = SequenceResult::Failed(error.into()),
         (SequenceResult::Tokens { tokens, .. }, RowResult::Sampled(token)) => tokens.push(token),
         (SequenceResult::Tokens { prompt_logprobs, .. }, RowResult::PromptLogprobs(row)) => prompt_logprobs.push(row),
         _ => {}

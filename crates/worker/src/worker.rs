@@ -63,7 +63,7 @@ fn evaluate(row: &Row, mut logits: Vec<f32>, eos_token_ids: &[u32]) -> RowResult
             let logprobs = raw.map(|(raw, num_top)| token_logprobs(&raw, id, num_top));
             RowResult::Sampled(SampledToken { id, logprobs })
         }
-        Err(error) => RowResult::Failed(error.to_string()),
+        Err(error) => RowResult::Failed(error),
     }
 }
 

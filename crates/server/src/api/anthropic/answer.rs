@@ -2,14 +2,15 @@
 
 use axum::response::sse::Event;
 use moesaic_chat::OutputEvent;
-use moesaic_protocol::{FinishReason, MessageResponse, MessageUsage, OutputBlock, StopReason, Usage};
+use moesaic_protocol::anthropic::{MessageResponse, MessageUsage, OutputBlock, StopReason};
+use moesaic_protocol::{FinishReason, Usage};
 use serde_json::{Value, json};
 
-use crate::chat_answer::ChatAnswer;
+use crate::api::chat::answer::ChatAnswer;
 use crate::error::ApiError;
 use crate::event_stream::StreamedAnswer;
 use crate::generation::{ChoiceEnd, Delta, Generation};
-use crate::validate::ValidSampling;
+use crate::validate::response::ResponseSettings;
 
 /// An answer and the block that is open.
 pub struct MessageAnswer {
@@ -165,8 +166,8 @@ fn event(kind: &str, mut data: Value) -> Event {
 }
 
 impl StreamedAnswer for MessageAnswer {
-    fn sampling(&self) -> &ValidSampling {
-        self.chat.sampling()
+    fn settings(&self) -> &ResponseSettings {
+        &self.chat.settings
     }
 
     fn opening(&self, usage: Usage) -> Vec<Event> {

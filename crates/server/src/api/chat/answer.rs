@@ -13,7 +13,8 @@ use crate::error::ApiError;
 use crate::event_stream::StreamedAnswer;
 use crate::generation::{ChoiceEnd, Delta, Generation};
 use crate::state::Serving;
-use crate::validate::ValidSampling;
+use crate::validate::response::ResponseSettings;
+use crate::validate::sampling::ValidSampling;
 use crate::{sse, token_text};
 
 /// What all parts of an answer share.
@@ -32,8 +33,10 @@ pub struct ChatAnswer {
     pub legacy_functions: bool,
     /// The model.
     pub serving: Arc<Serving>,
-    /// Settings of the request.
+    /// What is generated.
     pub sampling: ValidSampling,
+    /// How it is reported.
+    pub settings: ResponseSettings,
     /// Calls begun so far, by choice.
     pub num_calls: Vec<u32>,
 }
@@ -49,7 +52,7 @@ impl ChatAnswer {
     }
 
     fn token_ids(&self, delta: &Delta) -> Option<Vec<u32>> {
-        self.sampling.return_token_ids.then(|| delta.tokens.iter().map(|token| token.id).collect())
+        self.settings.return_token_ids.then(|| delta.tokens.iter().map(|token| token.id).collect())
     }
 
     /// An event as a part of the message. Counts calls.
@@ -128,7 +131,7 @@ impl ChatAnswer {
                 message.content = Some(String::new());
             }
         }
-        let prompt_logprobs = self.sampling.wants_prompt_logprobs.map(|num_top| {
+        let prompt_logprobs = self.settings.prompt_logprobs.map(|num_top| {
             token_text::prompt_logprobs(self.serving.tokenizer.as_deref(), &prompt_rows, num_top as usize)
         });
         Ok(ChatCompletion {
@@ -211,13 +214,13 @@ fn append(message: &mut ChatResponseMessage, delta: ChatDelta) {
 }
 
 impl StreamedAnswer for ChatAnswer {
-    fn sampling(&self) -> &ValidSampling {
-        &self.sampling
+    fn settings(&self) -> &ResponseSettings {
+        &self.settings
     }
 
     /// Who speaks, for each choice.
     fn opening(&self, usage: Usage) -> Vec<Event> {
-        let usage = self.sampling.continuous_usage.then_some(usage);
+        let usage = self.settings.continuous_usage.then_some(usage);
         let chunk = |index: usize| {
             let content = Some(self.echo.clone().unwrap_or_default());
             let mut chunk =
@@ -260,7 +263,7 @@ impl StreamedAnswer for ChatAnswer {
         let mut chunk = self.chunk(0, ChatDelta::default());
         chunk.choices.clear();
         chunk.usage = Some(usage);
-        let counts = self.sampling.include_usage.then(|| sse::json(&chunk));
+        let counts = self.settings.include_usage.then(|| sse::json(&chunk));
         counts.into_iter().chain([sse::done()]).collect()
     }
 }

@@ -1,13 +1,16 @@
-//! `POST /tokenize` and `POST /detokenize`
+//! `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use moesaic_chat::PromptOptions;
-use moesaic_protocol::{DetokenizeRequest, DetokenizeResponse, ErrorResponse, TokenizeRequest, TokenizeResponse};
+use moesaic_protocol::{
+    DetokenizeRequest, DetokenizeResponse, ErrorResponse, TokenizeRequest, TokenizeResponse, TokenizerInfo,
+};
 
-use super::chat_completions::{Conversation, render_messages};
+use crate::api::pipeline::{Conversation, render_messages};
 use crate::error::ApiError;
 use crate::extract::ApiJson;
 use crate::generation::tokenise;
@@ -58,6 +61,17 @@ pub async fn tokenize(
         tokens,
         token_strs: strings,
     }))
+}
+
+/// How the tokenizer is set up.
+#[utoipa::path(get, path = "/tokenizer_info", responses(
+    (status = 200, description = "Its settings", body = TokenizerInfo),
+    (status = "4XX", description = "There is none", body = ErrorResponse),
+    (status = "5XX", description = "Still loading", body = ErrorResponse),
+))]
+pub async fn tokenizer_info(State(state): State<AppState>) -> Result<Response, ApiError> {
+    let info = state.serving()?.tokenizer_info.as_ref();
+    Ok(Json(info.ok_or_else(ApiError::no_tokenizer)?).into_response())
 }
 
 /// Text of token ids.

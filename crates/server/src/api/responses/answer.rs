@@ -2,22 +2,23 @@
 
 use axum::response::sse::Event;
 use moesaic_chat::OutputEvent;
-use moesaic_protocol::{
-    ChatTokenLogprob, FinishReason, IncompleteDetails, InputTokensDetails, ItemStatus, OutputItem, OutputPart,
-    OutputTokensDetails, ResponseError, ResponseObject, ResponseStatus, ResponseUsage, Usage,
+use moesaic_protocol::responses::{
+    IncompleteDetails, InputTokensDetails, ItemStatus, OutputItem, OutputPart, OutputTokensDetails, ResponseError,
+    ResponseObject, ResponseStatus, ResponseUsage,
 };
+use moesaic_protocol::{ChatMessage, ChatTokenLogprob, FinishReason, Usage};
 use serde::Serialize;
-use serde_json::Value;
 
+use crate::api::chat::answer::ChatAnswer;
+use crate::api::responses::items::add_output;
 use crate::auth::ClientKey;
-use crate::chat_answer::ChatAnswer;
+use crate::clock::unix_now;
 use crate::error::ApiError;
 use crate::event_stream::StreamedAnswer;
 use crate::generation::{Delta, Generation};
-use crate::routes::unix_now;
 use crate::sse;
 use crate::state::AppState;
-use crate::validate::ValidSampling;
+use crate::validate::response::ResponseSettings;
 
 /// A response in the making.
 pub struct ResponseAnswer {
@@ -38,9 +39,7 @@ pub struct Keep {
     /// Whose it is.
     pub client: ClientKey,
     /// Chat messages up to the response.
-    pub conversation: Vec<Value>,
-    /// Adds items to chat messages.
-    pub add_items: fn(&[OutputItem], &mut Vec<Value>),
+    pub conversation: Vec<ChatMessage>,
 }
 
 /// An event of a stream. Typed, because `Value` would write f32 numbers with the digits of f64.
@@ -94,7 +93,7 @@ impl ResponseAnswer {
     pub fn keep(&self) -> bool {
         let Some(keep) = &self.keep else { return false };
         let mut conversation = keep.conversation.clone();
-        (keep.add_items)(&self.response.output, &mut conversation);
+        add_output(&self.response.output, &mut conversation);
         keep.state.responses.put(keep.client, &self.response, &conversation)
     }
 
@@ -311,8 +310,8 @@ fn counts(usage: Usage) -> ResponseUsage {
 }
 
 impl StreamedAnswer for ResponseAnswer {
-    fn sampling(&self) -> &ValidSampling {
-        self.chat.sampling()
+    fn settings(&self) -> &ResponseSettings {
+        &self.chat.settings
     }
 
     fn opening(&self, _usage: Usage) -> Vec<Event> {
