@@ -31,9 +31,6 @@ pub enum Coding {
 }
 
 impl Coding {
-    /// Names for a header.
-    pub const NAMES: &str = "gzip, deflate, zstd";
-
     /// What the headers say. `None`: as it is.
     ///
     /// # Errors

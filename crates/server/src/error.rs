@@ -11,11 +11,11 @@ use moesaic_scheduler::FailureCause;
 
 use crate::field::Field;
 
-use crate::body::Coding;
-
 /// Longest message; what a client sent is echoed only in part.
 const MAX_MESSAGE: usize = 2048;
 const MAX_ECHO: usize = 100;
+/// How bodies may be compressed.
+const CODINGS: &str = "gzip, deflate, zstd";
 const UNSUPPORTED_ENCODING: &str = "unsupported_content_encoding";
 
 /// An error on its way to a client.
@@ -149,7 +149,7 @@ impl ApiError {
     }
 
     fn content_encoding(what: &str) -> Self {
-        let message = format!("{what}. Send the body as it is, or with one of {}.", Coding::NAMES);
+        let message = format!("{what}. Send the body as it is, or with one of {CODINGS}.");
         let code = Some(UNSUPPORTED_ENCODING);
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", code, message)
     }
@@ -318,7 +318,7 @@ impl IntoResponse for ApiError {
             headers.insert("retry-after-ms", HeaderValue::from(milliseconds));
         }
         if self.body.code.as_deref() == Some(UNSUPPORTED_ENCODING) {
-            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(Coding::NAMES));
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert("www-authenticate", HeaderValue::from_static("Bearer"));
