@@ -13,6 +13,8 @@ use crate::text_rules;
 const MAX_REPEAT: usize = 1000;
 const MAX_DEPTH: usize = 100;
 const MAX_TERMINAL_BYTES: usize = 64 << 10;
+/// Deepest nesting of what becomes one terminal, rules within rules included.
+const MAX_REGEX_DEPTH: usize = 150;
 
 /// Whether a grammar is written in EBNF.
 pub(crate) fn is_ebnf(text: &str) -> bool {
@@ -45,7 +47,7 @@ pub(crate) fn to_lark(text: &str) -> Result<String, String> {
     let root = *numbers.get("root").ok_or("has no rule named root")?;
     let grammar = Grammar { rules, numbers };
     grammar.check()?;
-    if let Some(regex) = grammar.regex(&grammar.rules[root], &mut vec![root], MAX_TERMINAL_BYTES) {
+    if let Some(regex) = grammar.regex(&grammar.rules[root], &mut vec![root], (MAX_TERMINAL_BYTES, MAX_REGEX_DEPTH)) {
         return Ok(format!("start: ROOT\nROOT: {}", text_rules::regex(&regex)));
     }
     let mut lines = vec![format!("start: rule_{root}")];
@@ -223,6 +225,9 @@ impl Parser {
                 }
                 Token::Count(least, most) => {
                     let part = parts.pop().ok_or("has a repetition with nothing before it")?;
+                    if matches!(&part, Part::Repeat(inner, ..) if matches!(**inner, Part::Repeat(..))) {
+                        return Err("repeats a repetition more than once".to_owned());
+                    }
                     Part::Repeat(Box::new(part), *least, *most)
                 }
                 Token::Sign(_) => break,
@@ -256,13 +261,14 @@ impl Grammar {
         Ok(())
     }
 
-    /// The part as a regular expression of so many bytes; `None` when it is recursive or too long.
-    fn regex(&self, part: &Part, within: &mut Vec<usize>, room: usize) -> Option<String> {
+    /// The part as a regular expression of so many bytes and levels; `None` when it is recursive or larger.
+    fn regex(&self, part: &Part, within: &mut Vec<usize>, (room, depth): (usize, usize)) -> Option<String> {
+        let depth = depth.checked_sub(1)?;
         let join = |parts: &[Part], between: &str, within: &mut Vec<usize>| {
             let mut joined = String::from("(?:");
             for (index, part) in parts.iter().enumerate() {
                 joined.push_str(if index == 0 { "" } else { between });
-                joined.push_str(&self.regex(part, within, room.checked_sub(joined.len())?)?);
+                joined.push_str(&self.regex(part, within, (room.checked_sub(joined.len())?, depth))?);
             }
             Some(joined + ")")
         };
@@ -273,17 +279,17 @@ impl Grammar {
             Part::Any(parts) => join(parts, "|", within)?,
             Part::Name(name) => {
                 let number = self.numbers[name];
-                if within.contains(&number) || within.len() > MAX_DEPTH {
+                if within.contains(&number) {
                     return None;
                 }
                 within.push(number);
-                let regex = self.regex(&self.rules[number], within, room)?;
+                let regex = self.regex(&self.rules[number], within, (room, depth))?;
                 within.pop();
                 regex
             }
             Part::Repeat(part, least, most) => {
                 let most = most.map_or_else(String::new, |most| most.to_string());
-                format!("(?:{}){{{least},{most}}}", self.regex(part, within, room)?)
+                format!("(?:{}){{{least},{most}}}", self.regex(part, within, (room, depth))?)
             }
         };
         (regex.len() <= room).then_some(regex)
@@ -355,5 +361,9 @@ ROOT: /(?:(?:(?:[A-Z](?:[a-z]){1,})|X\/Y)(?:(?:, (?:(?:[A-Z](?:[a-z]){1,})|X\/Y)
             assert!(error.contains(message), "{grammar}: {error}");
         }
         assert!(to_lark(&format!("root ::= {}\"a\"{}", "(".repeat(5000), ")".repeat(5000))).is_err());
+        assert!(to_lark(&format!("root ::= \"a\"{}", "*".repeat(100_000))).is_err());
+        let chain: Vec<String> = (0..5000).map(|n| format!("r{n} ::= ((r{}))", n + 1)).collect();
+        let chained = to_lark(&format!("root ::= r0\n{}\nr5000 ::= \"a\"", chain.join("\n"))).unwrap();
+        assert!(chained.starts_with("start: rule_0"));
     }
 }

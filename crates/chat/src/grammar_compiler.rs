@@ -14,10 +14,11 @@ use crate::{AnswerFormat, Dialect, GrammarError, Markers, Tokenizer};
 const STACK_BYTES: usize = 1 << 30;
 /// What compiling and following a grammar may take; beyond, it is refused or ends.
 pub const GRAMMAR_LIMITS: ParserLimits = ParserLimits {
-    max_items_in_row: 500,
+    // An object of 2,000 properties that may all be missing takes 8,000.
+    max_items_in_row: 10_000,
     initial_lexer_fuel: 1_000_000,
     step_lexer_fuel: 100_000,
-    step_max_items: 10_000,
+    step_max_items: 50_000,
     max_lexer_states: 50_000,
     max_grammar_size: 200_000,
     precompute_large_lexemes: true,

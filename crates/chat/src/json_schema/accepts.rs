@@ -48,29 +48,54 @@ impl Shape {
         }
     }
 
-    /// Whether no answer that is written after this shape is valid by the other.
+    /// Whether no answer that is written after this shape is valid by the other. What is not certain is none.
     ///
     /// # Errors
     /// When that takes more work than a schema may cause.
     pub fn excludes(&self, other: &Self, definitions: &mut Definitions) -> Result<bool, Unenforceable> {
+        self.excludes_as(other, Depth::Top, definitions)
+    }
+
+    fn excludes_as(&self, other: &Self, depth: Depth, definitions: &mut Definitions) -> Result<bool, Unenforceable> {
         definitions.spend()?;
         match (self, other) {
             (Self::Nothing, _) | (_, Self::Nothing) => Ok(true),
+            (Self::Reference(a), Self::Reference(b)) if a == b => Ok(false),
+            // Definitions inside may lead back to what is being compared.
+            (Self::Reference(_), _) | (_, Self::Reference(_)) if depth == Depth::Inside => Ok(false),
             (Self::Reference(number), other) => {
                 let shape = definitions.resolve(*number)?;
-                definitions.nested(|definitions| shape.excludes(other, definitions))
+                definitions.nested(|definitions| shape.excludes_as(other, depth, definitions))
             }
             (shape, Self::Reference(number)) => {
                 let other = definitions.resolve(*number)?;
-                definitions.nested(|definitions| shape.excludes(&other, definitions))
+                definitions.nested(|definitions| shape.excludes_as(&other, depth, definitions))
             }
-            (Self::Union(shapes), other) => all(shapes.iter(), |shape| shape.excludes(other, definitions)),
-            (shape, Self::Union(others)) => all(others.iter(), |other| shape.excludes(other, definitions)),
+            (Self::Union(shapes), other) => all(shapes.iter(), |shape| shape.excludes_as(other, depth, definitions)),
+            (shape, Self::Union(others)) => all(others.iter(), |other| shape.excludes_as(other, depth, definitions)),
             (Self::Any, _) | (_, Self::Any) => Ok(false),
-            (Self::Literal(value), other) => Ok(!other.accepts(value, definitions)?),
-            (shape, Self::Literal(value)) => Ok(!shape.accepts(value, definitions)?),
-            (Self::Typed(a), Self::Typed(b)) => a.as_meant().excludes(b, definitions),
+            (Self::Literal(value), other) | (other, Self::Literal(value)) => {
+                Ok(!other.without_doubts(value).accepts(value, definitions)?)
+            }
+            (Self::Typed(a), Self::Typed(b)) => a.excludes(b, depth, definitions),
         }
+    }
+
+    /// A shape that surely accepts a value unless the value is not valid: formats are wider than what is written of them,
+    /// and numbers of very many digits are not divided.
+    fn without_doubts(&self, value: &Value) -> Self {
+        let Self::Typed(typed) = self else { return self.clone() };
+        let mut typed = Typed::clone(typed);
+        if let Some(numbers) = &mut typed.numbers {
+            numbers.multiples_of.clear();
+            if value.as_number().is_some_and(|number| Decimal::new(number).is_none()) {
+                return Self::Any;
+            }
+        }
+        if let Some(texts) = &mut typed.texts {
+            texts.patterns.retain(|pattern| !pattern.is_format);
+        }
+        Self::typed(typed)
     }
 
     /// Forbids what makes this shape's answers valid by another one too, where a missing property can tell them apart.
@@ -84,6 +109,17 @@ impl Shape {
         let (own, other) = (definitions.look_through(self)?, definitions.look_through(other)?);
         let (Self::Typed(own), Self::Typed(other)) = (&own, &other) else { return Ok(self.clone()) };
         let (Some(records), Some(opposed)) = (&own.records, &other.records) else { return Ok(self.clone()) };
+        // A constant of each, such as a kind with a default, tells them apart once it is there.
+        for property in &records.properties {
+            if let Some(opposed) = opposed.property(&property.name)
+                && property.shape.excludes_as(&opposed.shape, Depth::Inside, definitions)?
+            {
+                let mut records = records.clone();
+                let same = records.properties.iter_mut().filter(|own| own.name == property.name);
+                same.for_each(|own| own.required = true);
+                return Ok(Self::typed(Typed { records: Some(records), ..Typed::clone(own) }));
+            }
+        }
         let required = opposed
             .properties
             .iter()
@@ -100,23 +136,37 @@ impl Shape {
         Ok(Self::typed(Typed { records: Some(records), ..Typed::clone(own) }))
     }
 
-    /// With the objects closed that would be closed anyway, so that nothing opens them later.
+    /// As it is written: of the type that is meant, with the objects closed that would be closed anyway, so that nothing
+    /// that is put together with it later opens them.
     ///
     /// # Errors
     /// As [`excludes`](Self::excludes).
     pub fn closed(&self, definitions: &mut Definitions) -> Result<Self, Unenforceable> {
-        let shape = definitions.look_through(self)?;
-        Ok(match &shape {
-            Self::Typed(typed) if typed.records.as_ref().is_some_and(Records::is_closed) => {
-                let mut typed = Typed::clone(typed);
+        Ok(match definitions.look_through(self)? {
+            Self::Typed(typed) => {
+                let mut typed = typed.as_meant();
                 let nothing = Undeclared { patterns: Vec::new(), others: Some(Self::Nothing) };
-                typed.records.iter_mut().for_each(|records| records.undeclared.push(nothing.clone()));
+                let closed = typed.records.iter_mut().filter(|records| records.is_closed());
+                closed.for_each(|records| records.undeclared.push(nothing.clone()));
                 Self::typed(typed)
             }
-            Self::Typed(_) => shape,
-            _ => self.clone(),
+            Self::Union(shapes) => {
+                let shapes: Result<Vec<_>, _> =
+                    shapes.iter().map(|shape| definitions.nested(|definitions| shape.closed(definitions))).collect();
+                Self::union(shapes?)
+            }
+            shape => shape,
         })
     }
+}
+
+/// Where shapes are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// The alternatives themselves: they are closed for good.
+    Top,
+    /// A part of them.
+    Inside,
 }
 
 fn all<'a>(
@@ -147,7 +197,7 @@ impl Typed {
         })
     }
 
-    fn excludes(&self, other: &Self, definitions: &mut Definitions) -> Result<bool, Unenforceable> {
+    fn excludes(&self, other: &Self, depth: Depth, definitions: &mut Definitions) -> Result<bool, Unenforceable> {
         let shares_constants = (self.null && other.null) || (self.booleans && other.booleans);
         let apart = !shares_constants
             && (self.numbers.as_ref().zip(other.numbers.as_ref())).is_none_or(|(a, b)| a.excludes(b))
@@ -161,7 +211,7 @@ impl Typed {
             return Ok(false);
         }
         match (&self.records, &other.records) {
-            (Some(a), Some(b)) => a.excludes(b, definitions),
+            (Some(a), Some(b)) => a.excludes(b, depth, definitions),
             _ => Ok(true),
         }
     }
@@ -196,12 +246,18 @@ fn is_multiple(number: &Decimal, divisor: &Decimal) -> bool {
 }
 
 impl Texts {
+    /// As [`accept`](Self::accept), whatever the format: it is wider than what is written of it.
+    fn surely_accept(&self, text: &str) -> bool {
+        let patterns = self.patterns.iter().filter(|pattern| !pattern.is_format).cloned().collect();
+        Self { patterns, ..self.clone() }.accept(text)
+    }
+
     fn excludes(&self, other: &Self) -> bool {
         let apart = |a: &Self, b: &Self| a.max.is_some_and(|max| max < b.min);
         let told = self.patterns.iter().find_map(|pattern| pattern.texts.as_ref());
         apart(self, other)
             || apart(other, self)
-            || told.is_some_and(|texts| texts.iter().all(|text| !self.accept(text) || !other.accept(text)))
+            || told.is_some_and(|texts| texts.iter().all(|text| !self.accept(text) || !other.surely_accept(text)))
     }
 }
 
@@ -231,7 +287,7 @@ impl Lists {
         // An item that must be there tells them apart.
         let certain = self.min.max(other.min).min(self.first.len().max(other.first.len()) + 1);
         for index in 0..certain {
-            if self.item(index).excludes(other.item(index), definitions)? {
+            if self.item(index).excludes_as(other.item(index), Depth::Inside, definitions)? {
                 return Ok(true);
             }
         }
@@ -263,7 +319,7 @@ impl Records {
         Ok(true)
     }
 
-    fn excludes(&self, other: &Self, definitions: &mut Definitions) -> Result<bool, Unenforceable> {
+    fn excludes(&self, other: &Self, depth: Depth, definitions: &mut Definitions) -> Result<bool, Unenforceable> {
         for property in self.properties.iter().chain(&other.properties) {
             let name = &property.name;
             let (own, opposed) = (self.property(name), other.property(name));
@@ -273,14 +329,14 @@ impl Records {
             }
             let own = match own {
                 Some(property) => property.shape.clone(),
-                None if self.is_closed() => Shape::Nothing,
+                None if depth == Depth::Top && self.is_closed() => Shape::Nothing,
                 None => self.undeclared_shape(name, definitions)?,
             };
             let opposed = match opposed {
                 Some(property) => property.shape.clone(),
                 None => other.undeclared_shape(name, definitions)?,
             };
-            if own.excludes(&opposed, definitions)? {
+            if own.excludes_as(&opposed, Depth::Inside, definitions)? {
                 return Ok(true);
             }
         }

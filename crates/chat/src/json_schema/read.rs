@@ -149,7 +149,9 @@ impl<'a> Definitions<'a> {
         }
         if map.contains_key("enum") {
             let values = self.list(place, map, "enum")?;
-            shape = Shape::union(values.iter().map(Shape::value)).and(&shape, self)?;
+            if !values.is_empty() {
+                shape = Shape::union(values.iter().map(Shape::value)).and(&shape, self)?;
+            }
         }
         if map.contains_key("anyOf") {
             let parts = self.alternatives(place, map, "anyOf", &shape)?;
@@ -285,17 +287,24 @@ impl<'a> Definitions<'a> {
 
     /// Refuses constants that the request's numbers cannot hold with all digits.
     fn numbers_are_held(&mut self, place: &Place<'a>, map: &Map<String, Value>) -> Result<(), Unenforceable> {
-        let values = map.get("enum").and_then(Value::as_array).into_iter().flatten();
-        let is_lost = |value: &&Value| {
-            value
-                .as_number()
-                .is_some_and(|number| number.is_f64() && number.as_f64().is_some_and(|x| x.abs() >= 2f64.powi(63)))
-        };
-        match values.chain(map.get("const")).find(is_lost) {
-            None => Ok(()),
-            Some(number) => {
-                self.refuse(place, "const", &format!("{number} has more digits than can be held (64 bits)"))
+        for keyword in ["const", "enum"] {
+            if let Some(number) = map.get(keyword).and_then(lost_number) {
+                self.refuse(place, keyword, &format!("{number} has more digits than can be held (64 bits)"))?;
             }
         }
+        Ok(())
+    }
+}
+
+/// A number inside a value that came with its first digits only.
+fn lost_number(value: &Value) -> Option<&Value> {
+    match value {
+        Value::Array(items) => items.iter().find_map(lost_number),
+        Value::Object(map) => map.values().find_map(lost_number),
+        Value::Number(number) => {
+            let is_lost = number.is_f64() && number.as_f64().is_some_and(|number| number.abs() >= 2f64.powi(63));
+            is_lost.then_some(value)
+        }
+        _ => None,
     }
 }

@@ -76,6 +76,12 @@ impl<'a> Definitions<'a> {
             self.refuse(place, keyword, "must be a number")?;
             return Ok(None);
         };
+        // A whole number of more than 64 bits came with its first digits only: the bound is a little narrower.
+        let is_cut = |number: f64| number.abs() >= 2f64.powi(63);
+        let narrower = number.as_f64().filter(|value| number.is_f64() && is_cut(*value));
+        let narrower = narrower.map(|value| if is_low { value.next_up() } else { value.next_down() });
+        let number = narrower.and_then(serde_json::Number::from_f64).unwrap_or_else(|| number.clone());
+        let number = &number;
         if let Some(decimal) = Decimal::new(number) {
             return Ok(Some(decimal));
         }
@@ -135,7 +141,10 @@ impl<'a> Definitions<'a> {
     ) -> Result<Option<Rc<Pattern>>, Unenforceable> {
         let pattern = source.ok_or_else(|| "must be a text".to_owned()).and_then(Pattern::new);
         match pattern {
-            Ok(pattern) => Ok(Some(Rc::new(pattern))),
+            Ok(pattern) => {
+                self.spend_for(&pattern)?;
+                Ok(Some(Rc::new(pattern)))
+            }
             Err(why) => self.refuse(place, keyword, &why).map(|()| None),
         }
     }
@@ -175,8 +184,12 @@ impl<'a> Definitions<'a> {
         let (min, max) = self.counts(place, map, ("minProperties", "maxProperties"))?;
         let mut records = Records { min, max, count_path: Some(place.path.clone()), ..Records::default() };
         records.names = self.property_names(place, map)?;
-        let mut said = Undeclared { patterns: self.property_patterns(place, map)?, others: None };
-        if let Some(others) = map.get("additionalProperties") {
+        let (patterns, are_all) = self.property_patterns(place, map)?;
+        let mut said = Undeclared { patterns, others: None };
+        if !are_all {
+            // What the patterns allowed must stay allowed.
+            said.others = Some(Shape::Any);
+        } else if let Some(others) = map.get("additionalProperties") {
             said.others = Some(self.inner(place, "additionalProperties", others)?);
         } else if !said.patterns.is_empty() {
             said.others = Some(Shape::Any);
@@ -245,23 +258,26 @@ impl<'a> Definitions<'a> {
         }
     }
 
+    /// The patterns of names, and whether these are all of them.
     fn property_patterns(
         &mut self,
         place: &Place<'a>,
         map: &'a Object,
-    ) -> Result<Vec<(Rc<Pattern>, Shape)>, Unenforceable> {
-        let mut patterns = Vec::new();
+    ) -> Result<(Vec<(Rc<Pattern>, Shape)>, bool), Unenforceable> {
+        let (mut patterns, mut are_all) = (Vec::new(), true);
         for (source, schema) in self.object(place, map, "patternProperties")?.into_iter().flatten() {
             let path = format!("patternProperties.{source}");
             let shape = self.inner(place, &path, schema)?;
-            patterns.extend(self.pattern(place, &path, Some(source))?.map(|pattern| (pattern, shape)));
+            let pattern = self.pattern(place, &path, Some(source))?;
+            are_all &= pattern.is_some();
+            patterns.extend(pattern.map(|pattern| (pattern, shape)));
         }
         let endless = patterns.iter().filter(|(pattern, _)| pattern.texts.is_none()).count();
         if endless > MAX_PATTERNS {
             self.refuse(place, "patternProperties", &format!("has more than {MAX_PATTERNS} patterns"))?;
-            return Ok(Vec::new());
+            return Ok((Vec::new(), false));
         }
-        Ok(patterns)
+        Ok((patterns, are_all))
     }
 
     /// What names properties may have; `None` for all.

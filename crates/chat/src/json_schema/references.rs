@@ -6,6 +6,7 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use super::shape::Shape;
+use super::text::Pattern;
 use super::{Enforcement, Unenforceable};
 
 /// Steps of reading and combining that a schema may cause.
@@ -146,6 +147,15 @@ impl<'a> Definitions<'a> {
     /// When there have been too many.
     pub fn spend(&mut self) -> Result<(), Unenforceable> {
         self.fuel = self.fuel.checked_sub(1).ok_or_else(Unenforceable::too_large)?;
+        Ok(())
+    }
+
+    /// Takes steps for what a pattern costs.
+    ///
+    /// # Errors
+    /// As [`spend`](Self::spend).
+    pub fn spend_for(&mut self, pattern: &Pattern) -> Result<(), Unenforceable> {
+        self.fuel = self.fuel.checked_sub(pattern.size / 2).ok_or_else(Unenforceable::too_large)?;
         Ok(())
     }
 

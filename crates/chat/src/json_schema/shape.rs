@@ -371,6 +371,11 @@ impl Texts {
         max.is_none_or(|max| min <= max).then_some(Self { min, max, patterns })
     }
 
+    /// No text.
+    pub fn none() -> Self {
+        Self { patterns: vec![Rc::new(Pattern::of_texts(Vec::new()))], ..Self::default() }
+    }
+
     /// Whether a text is among them.
     pub fn accept(&self, text: &str) -> bool {
         let length = text.chars().count();
@@ -425,7 +430,7 @@ impl Records {
             }
         }
         let names = match (&self.names, &other.names) {
-            (Some(a), Some(b)) => Some(a.and(b).unwrap_or(Texts { min: 1, max: Some(0), patterns: Vec::new() })),
+            (Some(a), Some(b)) => Some(a.and(b).unwrap_or_else(Texts::none)),
             (names, None) | (None, names) => names.clone(),
         };
         let mut undeclared = self.undeclared.clone();

@@ -1,5 +1,7 @@
 //! Strings: what a pattern or a format says of a string's text, as a regular expression of its JSON spelling.
 
+use std::cell::OnceCell;
+
 use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Look, Repetition};
 
 /// One character of a JSON string. Every character has one spelling, so that what is excluded stays excluded.
@@ -8,6 +10,8 @@ pub(super) const CHARACTER: &str = r#"(?:[^"\\\x00-\x1f\x7f]|\\(?:["\\bfnrt]|u00
 /// Largest count of a pattern's repetition, and its longest text.
 const MAX_REPETITION: u32 = 10_000;
 const MAX_PATTERN_BYTES: usize = 8 << 10;
+/// Most states of a pattern.
+const MAX_SIZE: u32 = 40_000;
 /// Most texts of a pattern that are told one by one.
 const MAX_TEXTS: usize = 64;
 
@@ -16,8 +20,14 @@ const MAX_TEXTS: usize = 64;
 pub(super) struct Pattern {
     /// Matches the JSON spelling, without the quotes, of the texts that the pattern fits.
     pub quoted: String,
-    /// Fits the text itself.
-    text: regex::Regex,
+    /// What texts that fit look like.
+    source: String,
+    /// Made of it when a text is first asked about.
+    matcher: OnceCell<regex::Regex>,
+    /// It stands for a format, which is wider.
+    pub is_format: bool,
+    /// How many states it has, roughly.
+    pub size: u32,
     /// All texts that fit, where they are few.
     pub texts: Option<Vec<String>>,
 }
@@ -45,14 +55,21 @@ impl Pattern {
         let parts: Vec<Hir> = texts.iter().map(|text| Hir::literal(text.as_bytes())).collect();
         let exact = Hir::alternation(parts);
         let quoted = lark_regex(&quote(&exact).expect("texts are texts"));
-        let text = regex::Regex::new(&format!("^(?:{exact})$")).expect("a list of texts is small");
-        Self { quoted, text, texts: Some(texts) }
+        Self {
+            quoted,
+            source: exact.to_string(),
+            matcher: OnceCell::new(),
+            is_format: false,
+            size: size(&exact),
+            texts: Some(texts),
+        }
     }
 
     /// What a format asserts; `None` for formats that assert nothing here.
     pub fn of_format(name: &str) -> Option<Self> {
         let source = super::formats::pattern(name)?;
-        Some(Self::from_rust(&source, true).expect("formats' patterns are regular"))
+        let pattern = Self::from_rust(&source, true).expect("formats' patterns are regular");
+        Some(Self { is_format: true, ..pattern })
     }
 
     fn from_rust(source: &str, whole: bool) -> Result<Self, String> {
@@ -62,14 +79,25 @@ impl Pattern {
         if !exact.properties().look_set().is_empty() {
             return Err("has ^, $ or \\b in a place that cannot be enforced".to_owned());
         }
-        let text = regex::Regex::new(&format!("^(?:{exact})$")).map_err(|_| "is too large".to_owned())?;
+        let size = size(&exact);
+        if size > MAX_SIZE {
+            return Err("is too large".to_owned());
+        }
         let texts = all_texts(&exact).filter(|texts| texts.len() <= MAX_TEXTS);
-        Ok(Self { quoted: lark_regex(&quote(&exact)?), text, texts })
+        Ok(Self {
+            quoted: lark_regex(&quote(&exact)?),
+            source: exact.to_string(),
+            matcher: OnceCell::new(),
+            is_format: false,
+            size,
+            texts,
+        })
     }
 
     /// Whether a text fits.
     pub fn fits(&self, text: &str) -> bool {
-        self.text.is_match(text)
+        let matcher = || regex::Regex::new(&format!("^(?:{})$", self.source)).expect("its size is bounded");
+        self.matcher.get_or_init(matcher).is_match(text)
     }
 }
 
@@ -96,69 +124,113 @@ const SPACES: &str = r"\t-\r \x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{2
 pub(crate) fn ecma_to_rust(source: &str) -> String {
     let mut result = String::with_capacity(source.len() + 16);
     let mut characters = source.chars().peekable();
-    let mut in_class = false;
     while let Some(character) = characters.next() {
         match character {
-            '\\' => match characters.next() {
-                Some('d') => result.push_str(if in_class { "0-9" } else { "[0-9]" }),
-                Some('D') => result.push_str("[^0-9]"),
-                Some('w') => result.push_str(if in_class { "0-9A-Za-z_" } else { "[0-9A-Za-z_]" }),
-                Some('W') => result.push_str("[^0-9A-Za-z_]"),
-                Some('s') if in_class => result.push_str(SPACES),
-                Some('s') => result.extend(["[", SPACES, "]"]),
-                Some('S') => result.extend(["[^", SPACES, "]"]),
-                Some('/') => result.push('/'),
-                Some('c') if characters.peek().is_some_and(char::is_ascii_alphabetic) => {
-                    let letter = characters.next().expect("peeked at");
-                    result.extend(["\\x", &format!("{:02x}", letter as u8 & 31)]);
-                }
-                Some('0') if !characters.peek().is_some_and(char::is_ascii_digit) => result.push_str("\\x00"),
-                // Rust refuses escapes of what needs none.
-                Some(letter @ ('_' | '"' | '\'' | ',' | ';' | ':' | '=' | '!' | '@' | '%' | '`' | ' ')) => {
-                    result.push(letter);
-                }
-                Some(named @ ('p' | 'P' | 'x' | 'u')) => {
-                    result.extend(['\\', named]);
-                    if characters.peek() == Some(&'{') {
-                        result.extend(characters.by_ref().take_while(|character| *character != '}'));
-                        result.push('}');
-                    }
-                }
-                Some(other) => result.extend(['\\', other]),
+            '\\' => match escape(&mut characters) {
+                Some(Atom::Set(set)) if set.starts_with(['[', '\\']) => result.push_str(&set),
+                Some(Atom::Set(set)) => result.extend(["[", &set, "]"]),
+                Some(Atom::One(one)) => result.push_str(&one),
                 None => result.push('\\'),
             },
-            '[' if !in_class => {
-                let mut ahead = characters.clone();
-                match (ahead.next(), ahead.next()) {
-                    (Some('^'), Some(']')) => {
-                        characters = ahead;
-                        result.push_str("(?s:.)");
-                    }
-                    (Some(']'), _) => {
-                        characters.next();
-                        result.push_str("[^\\x00-\\x{10FFFF}]");
-                    }
-                    _ => {
-                        in_class = true;
-                        result.push('[');
-                    }
-                }
-            }
-            // Rust's classes nest and have operators; ECMAScript's do not.
-            '[' | '&' | '~' if in_class => result.extend(['\\', character]),
-            '-' if in_class && characters.peek() == Some(&'-') => result.push_str("\\-"),
-            ']' => {
-                in_class = false;
-                result.push(']');
-            }
-            '.' if !in_class => result.push_str("[^\\n\\r\\x{2028}\\x{2029}]"),
+            '[' => class(&mut characters, &mut result),
+            '.' => result.push_str("[^\\n\\r\\x{2028}\\x{2029}]"),
             // A brace that counts nothing is a character.
-            '{' if !in_class && !counts(characters.clone()) => result.push_str("\\{"),
-            '}' if !in_class && !closes_count(&result) => result.push_str("\\}"),
+            '{' if !counts(characters.clone()) => result.push_str("\\{"),
+            '}' if !closes_count(&result) => result.push_str("\\}"),
             _ => result.push(character),
         }
     }
     result
+}
+
+type Characters<'s> = std::iter::Peekable<std::str::Chars<'s>>;
+
+/// A part of a class.
+enum Atom {
+    /// A character, in Rust's spelling.
+    One(String),
+    /// Several, as they stand in a class.
+    Set(String),
+}
+
+/// What stands behind a backslash.
+fn escape(characters: &mut Characters) -> Option<Atom> {
+    const WORD: &str = "0-9A-Za-z_";
+    let one = |text: &str| Some(Atom::One(text.to_owned()));
+    let set = |text: String| Some(Atom::Set(text));
+    match characters.next()? {
+        'd' => set("0-9".to_owned()),
+        'D' => set("[^0-9]".to_owned()),
+        'w' => set(WORD.to_owned()),
+        'W' => set(format!("[^{WORD}]")),
+        's' => set(SPACES.to_owned()),
+        'S' => set(format!("[^{SPACES}]")),
+        'v' => one("\\x0b"),
+        'f' => one("\\x0c"),
+        'c' if characters.peek().is_some_and(char::is_ascii_alphabetic) => {
+            let letter = characters.next().expect("peeked at");
+            Some(Atom::One(format!("\\x{:02x}", letter as u8 & 31)))
+        }
+        '0' if !characters.peek().is_some_and(char::is_ascii_digit) => one("\\x00"),
+        named @ ('p' | 'P' | 'x' | 'u') => {
+            let mut text = format!("\\{named}");
+            if characters.peek() == Some(&'{') {
+                text.extend(characters.by_ref().take_while(|character| *character != '}'));
+                text.push('}');
+            } else {
+                let digits = if named == 'x' { 2 } else { 4 };
+                while text.len() < 2 + digits
+                    && let Some(digit) = characters.next_if(char::is_ascii_hexdigit)
+                {
+                    text.push(digit);
+                }
+            }
+            Some(if matches!(named, 'p' | 'P') { Atom::Set(text) } else { Atom::One(text) })
+        }
+        other @ ('n' | 'r' | 't' | 'b' | 'B' | 'k' | '1'..='9') => one(&format!("\\{other}")),
+        // Rust refuses escapes of what needs none.
+        other => one(&regex_syntax::escape(&other.to_string())),
+    }
+}
+
+/// Writes a class, whose `[` was read. Rust's classes nest and have operators; ECMAScript's do not.
+fn class(characters: &mut Characters, result: &mut String) {
+    let is_negated = characters.next_if_eq(&'^').is_some();
+    let mut atoms = Vec::new();
+    loop {
+        match characters.next() {
+            Some(']') => break,
+            Some('\\') => match escape(characters) {
+                Some(Atom::One(one)) if one == "\\b" => atoms.push(Atom::One("\\x08".to_owned())),
+                Some(atom) => atoms.push(atom),
+                None => {}
+            },
+            Some('-') => atoms.push(Atom::One("-".to_owned())),
+            Some(character) if "[&~^".contains(character) => atoms.push(Atom::One(format!("\\{character}"))),
+            Some(character) => atoms.push(Atom::One(character.to_string())),
+            // It never ends: the parser says so.
+            None => return result.push('['),
+        }
+    }
+    if atoms.is_empty() {
+        return result.push_str(if is_negated { "(?s:.)" } else { "[^\\x00-\\x{10FFFF}]" });
+    }
+    let itself = |one: &str| if one == "-" { "\\-".to_owned() } else { one.to_owned() };
+    result.push_str(if is_negated { "[^" } else { "[" });
+    let mut rest = atoms.as_slice();
+    while let [first, tail @ ..] = rest {
+        match (first, tail) {
+            (Atom::One(low), [Atom::One(dash), Atom::One(high), after @ ..]) if dash == "-" => {
+                result.extend([&itself(low), "-", &itself(high)]);
+                rest = after;
+            }
+            (Atom::One(one) | Atom::Set(one), tail) => {
+                result.push_str(&itself(one));
+                rest = tail;
+            }
+        }
+    }
+    result.push(']');
 }
 
 fn counts(mut rest: impl Iterator<Item = char>) -> bool {
@@ -175,7 +247,8 @@ fn counts(mut rest: impl Iterator<Item = char>) -> bool {
 
 fn closes_count(before: &str) -> bool {
     let Some(open) = before.rfind('{') else { return false };
-    !before[..open].ends_with('\\') && before[open + 1..].bytes().all(|byte| b"0123456789,".contains(&byte))
+    let is_escaped = before[..open].chars().rev().take_while(|character| *character == '\\').count() % 2 == 1;
+    !is_escaped && before[open + 1..].bytes().all(|byte| b"0123456789,".contains(&byte))
 }
 
 /// A pattern that may be preceded or followed by anything, unless an anchor stands there.
@@ -204,6 +277,25 @@ fn open(hir: &Hir, anchor: Look) -> Hir {
     let mut parts = inner.to_vec();
     parts.insert(if at_start { 0 } else { parts.len() }, outer);
     Hir::concat(parts)
+}
+
+/// Roughly the number of an automaton's states.
+fn size(hir: &Hir) -> u32 {
+    let all = |parts: &[Hir]| parts.iter().map(size).fold(1, u32::saturating_add);
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => 1,
+        HirKind::Literal(literal) => literal.0.len() as u32,
+        // Characters beyond ASCII take several bytes each.
+        HirKind::Class(Class::Unicode(class)) if class.is_ascii() => 1,
+        HirKind::Class(Class::Unicode(class)) => 8 + class.ranges().len() as u32,
+        HirKind::Class(Class::Bytes(_)) => 1,
+        HirKind::Repetition(repetition) => {
+            let count = repetition.max.unwrap_or(repetition.min).max(1);
+            size(&repetition.sub).saturating_mul(count)
+        }
+        HirKind::Capture(capture) => size(&capture.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => all(parts),
+    }
 }
 
 fn anything() -> Hir {
@@ -349,6 +441,9 @@ mod tests {
         assert!(fits("b+", "abc") && fits("^a", "abc") && fits("c$", "abc") && fits("^abc$", "abc"));
         assert!(!fits("^b", "abc") && !fits("b$", "abc") && !fits(r"^\d$", "٣") && fits(r"^\/a\_$", "/a_"));
         assert!(fits("^[^]$", "\n") && !fits("^.$", "\n") && fits("^{a}$", "{a}") && fits("^a{2}$", "aa"));
+        assert!(fits(r"^[\w-\.]+@([\w-]+\.)+[\w-]{2,4}$", "a-b.c@d-e.org") && !fits(r"^[\w-z]$", "`"));
+        assert!(fits(r"^[\w-z]$", "-") && fits(r"^[+--]$", ",") && !fits(r"^[^+--]$", ",") && fits(r"^\\{2}$", r"\\"));
+        assert!(fits(r"^[\]\[]$", "]") && fits(r"^[a\-z]$", "-") && !fits(r"^[a\-z]$", "b") && fits("^[a-c-e]$", "-"));
         assert!(fits("^a$|^b$", "b") && !fits("^a$|^b$", "ab") && fits("^a|b$", "cb") && !fits("^a|b$", "ba"));
         assert!(fits(r"^\u0041\x42\cJ$", "AB\n") && fits("^[[a&&b]$", "[") && fits(r"^\p{L}+$", "é"));
     }
@@ -360,7 +455,8 @@ mod tests {
         assert!(refused(r"(a)\1").contains("backreference"));
         assert!(refused("a(").contains("at \"(\"") || refused("a(").contains("regular expression"));
         assert!(refused(r"a\bc").contains(r"\b"));
-        assert!(refused("a{99999}").contains("repeats") || refused("a{99999}").contains("large"));
+        assert!(refused("a{99999}").contains("large") && refused("[^a]{9000}").contains("large"));
+        assert!(refused("((a{100}){100}){100}").contains("large"));
     }
 
     #[test]

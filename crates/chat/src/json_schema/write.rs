@@ -6,13 +6,19 @@
 
 use std::collections::{HashMap, HashSet};
 
+use llguidance::derivre::{RegexAst, RegexBuilder};
+
+use super::accepts::same_value;
 use super::references::Definitions;
-use super::shape::{Lists, Shape, Typed};
+use super::shape::{Lists, Shape, Texts, Typed};
 use super::text::json_string;
+use super::write_values::inner;
 use super::{Enforcement, Rules, Unenforceable};
 
 /// Most bytes of rules.
 const MAX_BYTES: usize = 4 << 20;
+/// What telling may cost whether there is a text of several patterns.
+const EMPTINESS_FUEL: u64 = 20_000;
 /// Most values of a list whose items must differ.
 const MAX_DIFFERENT: usize = 6;
 
@@ -28,6 +34,8 @@ pub(super) struct Writer<'a> {
     referred: HashMap<usize, String>,
     /// Definitions that some finite value satisfies.
     possible: HashSet<usize>,
+    /// Whether there is a text by what texts must all be.
+    possible_texts: HashMap<String, bool>,
 }
 
 impl<'a> Writer<'a> {
@@ -42,6 +50,7 @@ impl<'a> Writer<'a> {
             pending: Vec::new(),
             referred: HashMap::new(),
             possible: HashSet::new(),
+            possible_texts: HashMap::new(),
         }
     }
 
@@ -189,12 +198,15 @@ impl<'a> Writer<'a> {
     /// A list of different items, where there are few that it may hold: a rule for each set of those that are left.
     fn different(&mut self, lists: &Lists) -> Result<Option<String>, Unenforceable> {
         let shape = self.definitions.look_through(&lists.others)?;
-        let Shape::Union(values) = &shape else { return Ok(None) };
-        let spelled = values.iter().map(|value| match value {
-            Shape::Literal(value) => Some(literal(&literal_text(value))),
-            _ => None,
-        });
-        let Some(values) = spelled.collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let Shape::Union(shapes) = &shape else { return Ok(None) };
+        let mut different: Vec<&serde_json::Value> = Vec::new();
+        for shape in shapes.iter() {
+            let Shape::Literal(value) = shape else { return Ok(None) };
+            if !different.iter().any(|known| same_value(known, value)) {
+                different.push(value);
+            }
+        }
+        let values: Vec<String> = different.into_iter().map(|value| literal(&literal_text(value))).collect();
         let most = lists.max.unwrap_or(usize::MAX).min(values.len());
         if !lists.first.is_empty() || values.len() > MAX_DIFFERENT || lists.min > most {
             return Ok(None);
@@ -250,7 +262,12 @@ impl<'a> Writer<'a> {
             }
             Shape::Typed(typed) => {
                 let typed = typed.as_meant();
-                if typed.null || typed.booleans || typed.numbers.is_some() || typed.texts.is_some() {
+                let has_number = match &typed.numbers {
+                    Some(numbers) => self.numbers(numbers)?.is_some(),
+                    None => false,
+                };
+                let has_text = typed.texts.as_ref().is_some_and(|texts| self.are_possible(texts));
+                if typed.null || typed.booleans || has_number || has_text {
                     return Ok(true);
                 }
                 if let Some(lists) = &typed.lists {
@@ -263,14 +280,38 @@ impl<'a> Writer<'a> {
                     }
                 }
                 let Some(records) = &typed.records else { return Ok(false) };
-                for property in records.properties.iter().filter(|property| property.required) {
-                    if !self.is_possible(&property.shape, within)? {
+                let mut possible = 0;
+                for property in records.properties.iter().filter(|property| property.required || records.min > 0) {
+                    let is_possible = self.is_possible(&property.shape, within)?;
+                    if property.required && !is_possible {
                         return Ok(false);
                     }
+                    possible += usize::from(is_possible);
                 }
-                Ok(true)
+                Ok(!records.is_closed() || possible >= records.min)
             }
         }
+    }
+
+    /// Whether some text is of all patterns and of a length that is allowed; where that takes too long to tell, yes.
+    fn are_possible(&mut self, texts: &Texts) -> bool {
+        if let Some(told) = texts.patterns.iter().find_map(|pattern| pattern.texts.as_ref()) {
+            return told.iter().any(|text| texts.accept(text));
+        }
+        let parts = inner(texts);
+        if parts.len() < 2 {
+            return true;
+        }
+        let key = parts.join(" & ");
+        *self.possible_texts.entry(key).or_insert_with(|| {
+            let parts = parts.iter().map(|part| RegexAst::Regex(part[1..part.len() - 1].to_owned()));
+            let mut builder = RegexBuilder::new();
+            let empty = builder
+                .mk(&RegexAst::And(parts.collect()))
+                .and_then(|all| builder.to_regex_limited(all, EMPTINESS_FUEL))
+                .map(|mut regex| regex.always_empty());
+            !empty.unwrap_or(false)
+        })
     }
 
     /// The name of a rule, new or known. A single element needs none.
