@@ -119,6 +119,13 @@ impl Channel {
         self.exchange(&mut traffic);
     }
 
+    /// Has the child copy a session; returns the copy's number.
+    fn fork(&self, of: u64, traffic: &mut Traffic) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        traffic.push(Record::new(Kind::Fork, of, number));
+        number
+    }
+
     /// Waits for what the child says next about its compilation. `None` when the time is over, the wait was `cancelled`
     /// or the child is gone.
     pub fn reply(&self, timeout: Duration, cancelled: &AtomicBool) -> Option<Reply> {
@@ -292,32 +299,37 @@ struct Ask {
 }
 
 /// One answer's place in a child's grammar; a clone goes on from there by itself.
+///
+/// The child knows nothing of it before its first move: requests that wait cost the child no memory, however many there
+/// are. The sequences that run bound the sessions that are open.
 pub(crate) struct Session {
     channel: Arc<Channel>,
-    number: u64,
+    /// Its number in the child; `None` at the beginning of the grammar, which a session can be opened from at any time.
+    number: Option<u64>,
     asked: Option<Ask>,
 }
 
 impl Session {
     /// A session at the beginning of the grammar.
-    pub(super) fn open(channel: Arc<Channel>) -> Self {
-        Self::copy(channel, ROOT)
+    pub(super) fn new(channel: Arc<Channel>) -> Self {
+        Self { channel, number: None, asked: None }
     }
 
-    fn copy(channel: Arc<Channel>, of: u64) -> Self {
-        let number = channel.next.fetch_add(1, Ordering::Relaxed);
-        channel.lock().push(Record::new(Kind::Fork, of, number));
-        Self { channel, number, asked: None }
+    /// Its number in the child, which has it from now on.
+    fn open(&mut self, traffic: &mut Traffic) -> u64 {
+        *self.number.get_or_insert_with(|| self.channel.fork(ROOT, traffic))
     }
 
     /// Asks for the next mask, without waiting for it.
     pub fn ask(&mut self) {
         if self.asked.is_none() {
-            let ask = Ask { ticket: self.channel.next.fetch_add(1, Ordering::Relaxed), at: Instant::now() };
-            let mut traffic = self.channel.lock();
+            let channel = Arc::clone(&self.channel);
+            let ask = Ask { ticket: channel.next.fetch_add(1, Ordering::Relaxed), at: Instant::now() };
+            let mut traffic = channel.lock();
+            let number = self.open(&mut traffic);
             traffic.masks.insert(ask.ticket, None);
-            traffic.push(Record::new(Kind::Mask, self.number, ask.ticket));
-            self.channel.exchange(&mut traffic);
+            traffic.push(Record::new(Kind::Mask, number, ask.ticket));
+            channel.exchange(&mut traffic);
             self.asked = Some(ask);
         }
     }
@@ -330,40 +342,50 @@ impl Session {
 
     /// Moves on by one token.
     pub fn accept(&mut self, token_id: u32) {
-        self.tell(Record::new(Kind::Accept, self.number, token_id.into()));
+        self.tell(Kind::Accept, token_id.into());
     }
 
     /// Takes back the last `count` tokens.
     pub fn rollback(&mut self, count: usize) {
-        self.tell(Record::new(Kind::Rollback, self.number, count as u64));
+        self.tell(Kind::Rollback, count as u64);
     }
 
     /// Queues what goes out with the next mask that is asked for: the engine's thread sends nothing.
-    fn tell(&mut self, record: Record) {
-        let mut traffic = self.channel.lock();
+    fn tell(&mut self, kind: Kind, second: u64) {
+        let channel = Arc::clone(&self.channel);
+        let mut traffic = channel.lock();
         if let Some(ask) = self.asked.take() {
             traffic.masks.remove(&ask.ticket);
         }
-        traffic.push(record);
+        let number = self.open(&mut traffic);
+        traffic.push(Record::new(kind, number, second));
     }
 }
 
 impl Clone for Session {
     fn clone(&self) -> Self {
-        Self::copy(Arc::clone(&self.channel), self.number)
+        let channel = Arc::clone(&self.channel);
+        // One that is open may move or end before its copy does, so the child copies it now.
+        let number = self.number.map(|number| channel.fork(number, &mut channel.lock()));
+        Self { channel, number, asked: None }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.tell(Record::new(Kind::Close, self.number, 0));
-        let mut traffic = self.channel.lock();
-        self.channel.exchange(&mut traffic);
+        if self.number.is_some() {
+            self.tell(Kind::Close, 0);
+            let mut traffic = self.channel.lock();
+            self.channel.exchange(&mut traffic);
+        }
     }
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Session({})", self.number)
+        write!(f, "Session({:?})", self.number)
     }
 }
+
+#[cfg(test)]
+mod tests;

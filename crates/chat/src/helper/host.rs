@@ -146,7 +146,7 @@ impl GrammarHost {
         if channel.is_broken() {
             return None;
         }
-        let session = Session::open(Arc::clone(&channel));
+        let session = Session::new(Arc::clone(&channel));
         memory.known.push_back((key, channel));
         Some(Ok(CompiledGrammar(Place::Helper(session))))
     }
@@ -166,7 +166,7 @@ impl GrammarHost {
         let began = Instant::now();
         let error = match channel.reply(COMPILE_TIMEOUT, cancelled) {
             Some(Reply::Compiled) => {
-                let session = Session::open(Arc::clone(&channel));
+                let session = Session::new(Arc::clone(&channel));
                 self.remember(source.key, channel);
                 return Ok(CompiledGrammar(Place::Helper(session)));
             }
@@ -296,6 +296,14 @@ impl Memory {
 /// One of the children that there may be at once.
 pub(super) struct ChildPlace(Arc<AtomicUsize>);
 
+#[cfg(test)]
+impl ChildPlace {
+    /// One of one.
+    pub fn only() -> Self {
+        Self(Arc::new(AtomicUsize::new(1)))
+    }
+}
+
 impl Drop for ChildPlace {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -332,6 +340,15 @@ impl Helper {
             control.write_all(&Record::new(Kind::EndToken, u64::from(*id), left as u64).to_bytes())?;
         }
         Ok(helper)
+    }
+
+    /// One that has no children and starts none.
+    #[cfg(test)]
+    pub fn idle() -> Self {
+        let (control, theirs) = UnixStream::pair().unwrap();
+        // It ends with its standard input.
+        let process = Command::new("cat").stdin(std::os::fd::OwnedFd::from(theirs)).spawn().unwrap();
+        Self { control, process: Mutex::new(process), is_ready: AtomicBool::new(true) }
     }
 
     /// Ends a child.
