@@ -17,6 +17,8 @@ use crate::matcher::{DUE, MAX_DELAY};
 
 /// A child that says nothing for so long, while a mask is waited for, is stuck, whatever it computes.
 const STUCK: Duration = Duration::from_secs(5);
+/// Computing beyond what is due that a child may do for all masks of a step together: every other answer waits for it.
+const MAX_STEP_DELAY: Duration = Duration::from_secs(2);
 /// How often a child is looked at that has not answered when it was due.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// Bytes that may wait for a child; it takes hardly any memory and far more than sessions ever send.
@@ -56,7 +58,11 @@ struct Traffic {
     /// When the child last said something, and the computing it had done when it was first found late since.
     last_reply: Instant,
     late_since: Option<Duration>,
+    /// The same for the masks of a step together, of which each is allowed its due.
+    step_late_since: Option<Duration>,
     is_broken: bool,
+    /// Whether it was ended because it computed for too long.
+    is_too_slow: bool,
 }
 
 impl Channel {
@@ -76,7 +82,9 @@ impl Channel {
             masks: HashMap::new(),
             last_reply: Instant::now(),
             late_since: None,
+            step_late_since: None,
             is_broken: false,
+            is_too_slow: false,
         };
         Ok(Self {
             socket,
@@ -95,6 +103,11 @@ impl Channel {
         let mut traffic = self.lock();
         self.exchange(&mut traffic);
         traffic.is_broken
+    }
+
+    /// Whether the child was ended because masks took too much computing, which they would again.
+    pub fn is_too_slow(&self) -> bool {
+        self.lock().is_too_slow
     }
 
     /// Ends the child, at once and for all its sessions.
@@ -170,7 +183,10 @@ impl Channel {
     fn is_stuck(&self, traffic: &mut Traffic, silent_since: Instant) -> bool {
         let Some(now) = self.cpu_time() else { return silent_since.elapsed() > STUCK };
         let late_since = *traffic.late_since.get_or_insert(now);
-        now.saturating_sub(late_since) > MAX_DELAY || silent_since.elapsed() > STUCK
+        let step_late_since = *traffic.step_late_since.get_or_insert(now);
+        traffic.is_too_slow |=
+            now.saturating_sub(late_since) > MAX_DELAY || now.saturating_sub(step_late_since) > MAX_STEP_DELAY;
+        traffic.is_too_slow || silent_since.elapsed() > STUCK
     }
 
     /// Waits until the child has said or may take something, not long.
@@ -233,6 +249,7 @@ impl Traffic {
                 Kind::Compiled => self.replies.push(Reply::Compiled),
                 Kind::Refused => self.replies.push(Reply::Refused(String::from_utf8_lossy(payload).into_owned())),
                 Kind::Masked => {
+                    self.step_late_since = self.step_late_since.map(|since| since + DUE);
                     // One that nobody waits for any more is dropped.
                     if let Some(mask) = self.masks.get_mut(&record.first) {
                         let words = payload.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
@@ -327,6 +344,10 @@ impl Session {
             let ask = Ask { ticket: channel.next.fetch_add(1, Ordering::Relaxed), at: Instant::now() };
             let mut traffic = channel.lock();
             let number = self.open(&mut traffic);
+            // A step's masks are asked for together: one that waits for no others is the first.
+            if traffic.masks.values().all(Option::is_some) {
+                traffic.step_late_since = None;
+            }
             traffic.masks.insert(ask.ticket, None);
             traffic.push(Record::new(Kind::Mask, number, ask.ticket));
             channel.exchange(&mut traffic);

@@ -1,3 +1,5 @@
+use std::process::{Child, Command};
+
 use super::super::wire;
 use super::*;
 
@@ -39,4 +41,52 @@ fn sessions_that_never_moved_are_unknown_to_the_child() {
         Record::new(Kind::Mask, copied, ticket),
     ];
     assert_eq!(told(&child), expected);
+}
+
+/// A process that may stand for the child's computing; it ends with this.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Asks for 40 masks at once, of which one comes whenever `pause` has passed by `clock`, which is given the process.
+/// Returns how many came, and whether the child was found too slow.
+fn step(program: &str, arguments: &[&str], pause: Duration, clock: impl Fn(i32) -> Duration + Send) -> (usize, bool) {
+    let (channel, child) = channel();
+    let process = Process(Command::new(program).args(arguments).spawn().unwrap());
+    let pid = process.0.id();
+    (&child).write_all(&Record::new(Kind::Hello, pid.into(), 0).to_bytes()).unwrap();
+    let mut sessions = vec![Session::new(Arc::clone(&channel)); 40];
+    sessions.iter_mut().for_each(Session::ask);
+    let answer = move || {
+        for record in told(&child).into_iter().filter(|record| record.kind == Kind::Mask) {
+            let began = clock(pid as i32);
+            while clock(pid as i32) - began < pause {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let masked = Record::new(Kind::Masked, record.second, 4).to_bytes();
+            if (&child).write_all(&[&masked[..], &1_u32.to_le_bytes()].concat()).is_err() {
+                return;
+            }
+        }
+    };
+    let num_masks = std::thread::scope(|scope| {
+        scope.spawn(answer);
+        sessions.iter_mut().filter_map(Session::mask).count()
+    });
+    (num_masks, channel.is_too_slow())
+}
+
+#[test]
+fn the_masks_of_a_step_share_a_bound_of_computing() {
+    let computed = |pid| sys::cpu_time(pid).unwrap();
+    let (num_masks, is_too_slow) = step("sh", &["-c", "while :; do :; done"], Duration::from_millis(120), computed);
+    assert!(is_too_slow && (1..40).contains(&num_masks), "{num_masks}");
+    // Waiting is not computing.
+    let start = Instant::now();
+    assert_eq!(step("sleep", &["100"], Duration::from_millis(60), |_| start.elapsed()), (40, false));
 }
