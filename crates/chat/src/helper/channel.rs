@@ -170,6 +170,7 @@ impl Channel {
             }
             let silent_since = traffic.last_reply.max(ask.at);
             if silent_since.elapsed() > DUE && self.is_stuck(&mut traffic, silent_since) {
+                traffic.is_broken = true;
                 drop(traffic);
                 tracing::warn!(child = self.pid.load(Ordering::Relaxed), "a grammar took too long and was ended");
                 self.kill();
@@ -409,4 +410,4 @@ impl std::fmt::Debug for Session {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -138,17 +138,16 @@ impl GrammarHost {
     /// What is remembered of a grammar, at once.
     pub fn recall(&self, source: &GrammarSource) -> Option<Result<CompiledGrammar, CompileError>> {
         let mut memory = self.memory();
-        if let Some((_, error)) = memory.refused.iter().find(|(key, _)| *key == source.key) {
-            return Some(Err(error.clone()));
+        if let Some(index) = memory.known.iter().position(|(key, _)| *key == source.key)
+            && let Some((key, channel)) = memory.forget(index)
+            && !channel.is_broken()
+        {
+            let session = Session::new(Arc::clone(&channel));
+            memory.known.push_back((key, channel));
+            return Some(Ok(CompiledGrammar(Place::Helper(session))));
         }
-        let index = memory.known.iter().position(|(key, _)| *key == source.key)?;
-        let (key, channel) = memory.known.remove(index)?;
-        if channel.is_broken() {
-            return None;
-        }
-        let session = Session::new(Arc::clone(&channel));
-        memory.known.push_back((key, channel));
-        Some(Ok(CompiledGrammar(Place::Helper(session))))
+        let (_, error) = memory.refused.iter().find(|(key, _)| *key == source.key)?;
+        Some(Err(error.clone()))
     }
 
     /// Compiles a grammar, or recalls it. Blocks for some seconds at most, and ends soon when `cancelled` is set; the
@@ -183,11 +182,7 @@ impl GrammarHost {
         let spent = channel.cpu_time().unwrap_or_default();
         channel.kill();
         if matches!(error, CompileError::Refused(_)) || error == CompileError::TooSlow && spent >= COMPILE_TIMEOUT / 2 {
-            let mut memory = self.memory();
-            memory.refused.push_back((source.key, error.clone()));
-            if memory.refused.len() > MAX_REFUSED {
-                memory.refused.pop_front();
-            }
+            self.memory().refuse(source.key, error.clone());
         }
         Err(error)
     }
@@ -286,10 +281,28 @@ impl std::fmt::Debug for GrammarHost {
 }
 
 impl Memory {
+    fn refuse(&mut self, key: u128, error: CompileError) {
+        self.refused.push_back((key, error));
+        if self.refused.len() > MAX_REFUSED {
+            self.refused.pop_front();
+        }
+    }
+
+    /// Takes out a grammar. One whose child was ended for its masks is refused from now on: they would hold up all answers
+    /// again.
+    fn forget(&mut self, index: usize) -> Option<(u128, Arc<Channel>)> {
+        let (key, channel) = self.known.remove(index)?;
+        if channel.is_too_slow() {
+            let message = "takes too long to follow: make it simpler";
+            self.refuse(key, GrammarError(message.to_owned()).into());
+        }
+        Some((key, channel))
+    }
+
     /// Forgets the grammar that was not used for the longest time, of those that no answer follows.
     fn forget_idle(&mut self) -> bool {
         let idle = self.known.iter().position(|(_, channel)| Arc::strong_count(channel) == 1);
-        idle.is_some_and(|index| self.known.remove(index).is_some())
+        idle.is_some_and(|index| self.forget(index).is_some())
     }
 }
 
@@ -380,5 +393,32 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::channel::tests::broken_channel;
+    use super::*;
+
+    fn source(key: u128) -> GrammarSource {
+        GrammarSource { text: String::new(), key }
+    }
+
+    #[test]
+    fn grammars_whose_masks_took_too_long_are_refused() {
+        let options = HelperOptions { program: "none".into(), argument: "", max_children: 1 };
+        let tokenizer = HelperTokenizer { json: Cow::Borrowed(b""), vocab_size: 32, eos_token_ids: vec![1] };
+        let host = GrammarHost::new(options, tokenizer, 32);
+        host.remember(1, broken_channel(true));
+        host.remember(2, broken_channel(true));
+        host.remember(3, broken_channel(false));
+        // In use or given up.
+        assert!(host.memory().forget_idle());
+        for key in [1, 2, 1] {
+            let error = host.recall(&source(key)).unwrap().unwrap_err();
+            assert_eq!(error.to_string(), "takes too long to follow: make it simpler");
+        }
+        assert!(host.recall(&source(3)).is_none());
     }
 }

@@ -11,6 +11,14 @@ fn channel() -> (Arc<Channel>, UnixStream) {
     (Arc::new(channel), theirs)
 }
 
+/// A channel whose child was ended.
+pub(in crate::helper) fn broken_channel(is_too_slow: bool) -> Arc<Channel> {
+    let channel = channel().0;
+    channel.lock().is_too_slow = is_too_slow;
+    channel.kill();
+    channel
+}
+
 /// What the child was told and has not read yet.
 fn told(mut child: &UnixStream) -> Vec<Record> {
     std::iter::from_fn(|| wire::read(&mut child).ok()).collect()
@@ -65,7 +73,7 @@ fn step(program: &str, arguments: &[&str], pause: Duration, clock: impl Fn(i32) 
     let answer = move || {
         for record in told(&child).into_iter().filter(|record| record.kind == Kind::Mask) {
             let began = clock(pid as i32);
-            while clock(pid as i32) - began < pause {
+            while clock(pid as i32) < began + pause {
                 std::thread::sleep(Duration::from_millis(5));
             }
             let masked = Record::new(Kind::Masked, record.second, 4).to_bytes();
