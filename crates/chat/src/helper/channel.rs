@@ -118,6 +118,11 @@ impl Channel {
         self.helper.kill(self.number);
     }
 
+    /// Whether the helper ended, and the child with it.
+    pub fn has_lost_helper(&self) -> bool {
+        self.helper.has_ended()
+    }
+
     /// Time of computing that the child has used.
     pub fn cpu_time(&self) -> Option<Duration> {
         let pid = self.pid.load(Ordering::Relaxed);

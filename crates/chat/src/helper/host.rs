@@ -27,6 +27,10 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(3);
 /// A helper takes so long at most to start a child, and so long where it has its tables to build first.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_START_TIMEOUT: Duration = Duration::from_secs(30);
+/// A compilation that was ended late is refused for ever if it computed for so long, and for now if for so long: less
+/// tells that the machine was busy.
+const SURELY_TOO_SLOW: Duration = COMPILE_TIMEOUT.saturating_sub(Duration::from_millis(200));
+const PERHAPS_TOO_SLOW: Duration = Duration::from_secs(1);
 /// How often room is looked for.
 const LOOK: Duration = Duration::from_millis(20);
 /// Grammars kept that no answer follows.
@@ -67,8 +71,8 @@ pub enum CompileError {
     /// It takes too long.
     #[error("took longer than {} s to compile: make it simpler", COMPILE_TIMEOUT.as_secs())]
     TooSlow,
-    /// As many other grammars as there may be are in use.
-    #[error("too many different grammars are in use")]
+    /// As many other grammars as there may be are in use, or the machine is too busy to compile it in time.
+    #[error("the server is busy with other grammars")]
     Busy,
     /// There is no helper.
     #[error("the helper process for grammars does not work: {0}")]
@@ -160,10 +164,25 @@ impl GrammarHost {
         if let Some(recalled) = self.recall(source) {
             return recalled;
         }
-        let channel = Arc::new(self.start_child(cancelled)?);
-        channel.send(Record::new(Kind::Source, source.text.len() as u64, 0), source.text.as_bytes());
-        let began = Instant::now();
-        let error = match channel.reply(COMPILE_TIMEOUT, cancelled) {
+        let mut attempts = 0;
+        let (channel, reply, is_late) = loop {
+            let channel = Arc::new(self.start_child(cancelled)?);
+            channel.send(Record::new(Kind::Source, source.text.len() as u64, 0), source.text.as_bytes());
+            let began = Instant::now();
+            let reply = channel.reply(COMPILE_TIMEOUT, cancelled);
+            let is_late = began.elapsed() >= COMPILE_TIMEOUT;
+            attempts += 1;
+            // A child that ended with its helper says nothing about the grammar.
+            if reply.is_some() || is_late || cancelled.load(Ordering::Relaxed) || !channel.has_lost_helper() {
+                break (channel, reply, is_late);
+            }
+            if attempts == 2 {
+                return Err(CompileError::Unavailable("it ended while it was compiling".to_owned()));
+            }
+        };
+        // Of a process that is gone, nothing is known.
+        let spent = channel.cpu_time().unwrap_or_default();
+        let error = match reply {
             Some(Reply::Compiled) => {
                 let session = Session::new(Arc::clone(&channel));
                 self.remember(source.key, channel);
@@ -171,17 +190,17 @@ impl GrammarHost {
             }
             Some(Reply::Refused(text)) => CompileError::Refused(GrammarError(text)),
             Some(Reply::Hello) => CompileError::Unavailable("it does not keep to its protocol".to_owned()),
-            None if began.elapsed() >= COMPILE_TIMEOUT || cancelled.load(Ordering::Relaxed) => CompileError::TooSlow,
+            // Nobody waits for it any more.
+            None if cancelled.load(Ordering::Relaxed) => CompileError::Busy,
+            None if is_late => too_slow(spent),
             None => {
                 let message = "takes too much memory, or nests too deeply, to compile: make it simpler";
                 // It need not have been the grammar that ended the process.
                 return Err(GrammarError(message.to_owned()).into());
             }
         };
-        // What was slow because the machine was busy may be tried again.
-        let spent = channel.cpu_time().unwrap_or_default();
         channel.kill();
-        if matches!(error, CompileError::Refused(_)) || error == CompileError::TooSlow && spent >= COMPILE_TIMEOUT / 2 {
+        if matches!(error, CompileError::Refused(_)) || error == CompileError::TooSlow && spent >= SURELY_TOO_SLOW {
             self.memory().refuse(source.key, error.clone());
         }
         Err(error)
@@ -278,6 +297,11 @@ impl std::fmt::Debug for GrammarHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "GrammarHost({} children)", self.num_children.load(Ordering::Relaxed))
     }
+}
+
+/// What a compilation that was ended late is told, by the computing it did.
+fn too_slow(spent: Duration) -> CompileError {
+    if spent < PERHAPS_TOO_SLOW { CompileError::Busy } else { CompileError::TooSlow }
 }
 
 impl Memory {
@@ -377,7 +401,8 @@ impl Helper {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_ended(&self) -> bool {
+    /// Whether it is gone.
+    pub fn has_ended(&self) -> bool {
         !matches!(self.process().try_wait(), Ok(None))
     }
 
@@ -403,6 +428,13 @@ mod tests {
 
     fn source(key: u128) -> GrammarSource {
         GrammarSource { text: String::new(), key }
+    }
+
+    #[test]
+    fn a_busy_machine_is_no_slow_grammar() {
+        assert_eq!(too_slow(Duration::ZERO), CompileError::Busy);
+        assert_eq!(too_slow(PERHAPS_TOO_SLOW), CompileError::TooSlow);
+        assert_eq!(too_slow(COMPILE_TIMEOUT), CompileError::TooSlow);
     }
 
     #[test]
