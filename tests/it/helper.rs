@@ -146,37 +146,44 @@ async fn a_child_beyond_its_memory_dies_alone() {
     .await;
 }
 
-/// A compilation that hangs ends after its time, or with the client that wanted it.
+/// Stops the helper's next child while it compiles.
+fn stop_next_child(helper: u32) -> tokio::task::JoinHandle<u32> {
+    let known = children(helper);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut new = children(helper).into_iter().filter(|child| !known.contains(child));
+            // With its second thread it starts on the grammar.
+            if let Some(child) = new.find(|child| num_threads(*child) == 2) {
+                std::thread::sleep(Duration::from_millis(5));
+                signal(child, Signal::STOP);
+                return child;
+            }
+        }
+    })
+}
+
+/// A grammar that takes long enough to be stopped in the midst.
+fn slow_to_compile() -> Value {
+    let parts: Vec<String> = (900..1900).map(|n| format!("(((x{{1,{n}}}){{1,1000}}){{1,1000}}) ")).collect();
+    with(chat("x"), &json!({"guided_grammar": format!("start: {} x\nx: \"a\"", parts.concat())}))
+}
+
+/// A compilation that hangs ends after its time, or with the client that wanted it. One that did not compute does not
+/// speak against its grammar.
 #[tokio::test]
 async fn a_compilation_that_hangs_is_ended() {
     let server = Server::start(&[]);
     server.ask(CHAT, structured(1)).await;
     let helper = helper(&server);
-    let known = children(helper);
-    let stop_next = |known: Vec<u32>| {
-        tokio::task::spawn_blocking(move || {
-            loop {
-                let mut new = children(helper).into_iter().filter(|child| !known.contains(child));
-                // With its second thread it starts on the grammar.
-                if let Some(child) = new.find(|child| num_threads(*child) == 2) {
-                    std::thread::sleep(Duration::from_millis(5));
-                    signal(child, Signal::STOP);
-                    return child;
-                }
-            }
-        })
-    };
-    // It takes long enough to be stopped in the midst.
-    let parts: Vec<String> = (900..1900).map(|n| format!("(((x{{1,{n}}}){{1,1000}}){{1,1000}})\n")).collect();
-    let parts = parts.concat();
-    let body = with(chat("x"), &json!({"guided_grammar": format!("start: {} x\nx: \"a\"", parts.replace('\n', " "))}));
+    let body = slow_to_compile();
 
-    let (child, response) = tokio::join!(stop_next(known.clone()), server.post(CHAT, &body).send());
-    let error = response.unwrap().json::<Value>().await.unwrap()["error"]["message"].clone();
-    assert_eq!(error, "guided_grammar: took longer than 2 s to compile: make it simpler");
+    let (child, response) = tokio::join!(stop_next_child(helper), server.post(CHAT, &body).send());
+    let response = response.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
     eventually("the child is gone", || !is_alive(child.as_ref().copied().unwrap())).await;
 
-    let stopping = stop_next(known);
+    let stopping = stop_next_child(helper);
     let abandoned = tokio::spawn(server.post(CHAT, &body).send());
     let child = stopping.await.unwrap();
     let began = Instant::now();
@@ -184,6 +191,26 @@ async fn a_compilation_that_hangs_is_ended() {
     eventually("the child is gone", || !is_alive(child)).await;
     assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
     server.ask(CHAT, structured(1)).await;
+}
+
+/// A helper that ends with a compilation in it is no fault of the grammar's, which is compiled again.
+#[tokio::test]
+async fn a_compilation_survives_its_helper() {
+    let server = Server::start(&[]);
+    server.ask(CHAT, structured(1)).await;
+    let first = helper(&server);
+    let body = with(slow_to_compile(), &json!({"max_tokens": 1}));
+    let killed = async {
+        stop_next_child(first).await.unwrap();
+        signal(first, Signal::KILL);
+    };
+    let ((), hurt) = tokio::join!(killed, server.post(CHAT, &body).send());
+    assert_ne!(helper(&server), first);
+    let unhurt = server.post(CHAT, &body).send().await.unwrap();
+    let hurt = hurt.unwrap();
+    assert_eq!(hurt.status(), unhurt.status());
+    let (hurt, unhurt) = (hurt.json::<Value>().await.unwrap(), unhurt.json::<Value>().await.unwrap());
+    assert_eq!(hurt["error"], unhurt["error"]);
 }
 
 /// The inputs that once ended the server, where the wall in front of the library lets them through and where not.

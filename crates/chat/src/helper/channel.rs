@@ -17,6 +17,8 @@ use crate::matcher::{DUE, MAX_DELAY};
 
 /// A child that says nothing for so long, while a mask is waited for, is stuck, whatever it computes.
 const STUCK: Duration = Duration::from_secs(5);
+/// Computing beyond what is due that a child may do for all masks of a step together: every other answer waits for it.
+const MAX_STEP_DELAY: Duration = Duration::from_secs(2);
 /// How often a child is looked at that has not answered when it was due.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// Bytes that may wait for a child; it takes hardly any memory and far more than sessions ever send.
@@ -56,7 +58,11 @@ struct Traffic {
     /// When the child last said something, and the computing it had done when it was first found late since.
     last_reply: Instant,
     late_since: Option<Duration>,
+    /// The same for the masks of a step together, of which each is allowed its due.
+    step_late_since: Option<Duration>,
     is_broken: bool,
+    /// Whether it was ended because it computed for too long.
+    is_too_slow: bool,
 }
 
 impl Channel {
@@ -76,7 +82,9 @@ impl Channel {
             masks: HashMap::new(),
             last_reply: Instant::now(),
             late_since: None,
+            step_late_since: None,
             is_broken: false,
+            is_too_slow: false,
         };
         Ok(Self {
             socket,
@@ -97,12 +105,22 @@ impl Channel {
         traffic.is_broken
     }
 
+    /// Whether the child was ended because masks took too much computing, which they would again.
+    pub fn is_too_slow(&self) -> bool {
+        self.lock().is_too_slow
+    }
+
     /// Ends the child, at once and for all its sessions.
     pub fn kill(&self) {
         self.lock().is_broken = true;
         // It may be gone already.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         self.helper.kill(self.number);
+    }
+
+    /// Whether the helper ended, and the child with it.
+    pub fn has_lost_helper(&self) -> bool {
+        self.helper.has_ended()
     }
 
     /// Time of computing that the child has used.
@@ -117,6 +135,13 @@ impl Channel {
         traffic.push(record);
         traffic.outbox.extend_from_slice(payload);
         self.exchange(&mut traffic);
+    }
+
+    /// Has the child copy a session; returns the copy's number.
+    fn fork(&self, of: u64, traffic: &mut Traffic) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        traffic.push(Record::new(Kind::Fork, of, number));
+        number
     }
 
     /// Waits for what the child says next about its compilation. `None` when the time is over, the wait was `cancelled`
@@ -150,6 +175,7 @@ impl Channel {
             }
             let silent_since = traffic.last_reply.max(ask.at);
             if silent_since.elapsed() > DUE && self.is_stuck(&mut traffic, silent_since) {
+                traffic.is_broken = true;
                 drop(traffic);
                 tracing::warn!(child = self.pid.load(Ordering::Relaxed), "a grammar took too long and was ended");
                 self.kill();
@@ -163,7 +189,10 @@ impl Channel {
     fn is_stuck(&self, traffic: &mut Traffic, silent_since: Instant) -> bool {
         let Some(now) = self.cpu_time() else { return silent_since.elapsed() > STUCK };
         let late_since = *traffic.late_since.get_or_insert(now);
-        now.saturating_sub(late_since) > MAX_DELAY || silent_since.elapsed() > STUCK
+        let step_late_since = *traffic.step_late_since.get_or_insert(now);
+        traffic.is_too_slow |=
+            now.saturating_sub(late_since) > MAX_DELAY || now.saturating_sub(step_late_since) > MAX_STEP_DELAY;
+        traffic.is_too_slow || silent_since.elapsed() > STUCK
     }
 
     /// Waits until the child has said or may take something, not long.
@@ -226,6 +255,7 @@ impl Traffic {
                 Kind::Compiled => self.replies.push(Reply::Compiled),
                 Kind::Refused => self.replies.push(Reply::Refused(String::from_utf8_lossy(payload).into_owned())),
                 Kind::Masked => {
+                    self.step_late_since = self.step_late_since.map(|since| since + DUE);
                     // One that nobody waits for any more is dropped.
                     if let Some(mask) = self.masks.get_mut(&record.first) {
                         let words = payload.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
@@ -292,32 +322,41 @@ struct Ask {
 }
 
 /// One answer's place in a child's grammar; a clone goes on from there by itself.
+///
+/// The child knows nothing of it before its first move: requests that wait cost the child no memory, however many there
+/// are. The sequences that run bound the sessions that are open.
 pub(crate) struct Session {
     channel: Arc<Channel>,
-    number: u64,
+    /// Its number in the child; `None` at the beginning of the grammar, which a session can be opened from at any time.
+    number: Option<u64>,
     asked: Option<Ask>,
 }
 
 impl Session {
     /// A session at the beginning of the grammar.
-    pub(super) fn open(channel: Arc<Channel>) -> Self {
-        Self::copy(channel, ROOT)
+    pub(super) fn new(channel: Arc<Channel>) -> Self {
+        Self { channel, number: None, asked: None }
     }
 
-    fn copy(channel: Arc<Channel>, of: u64) -> Self {
-        let number = channel.next.fetch_add(1, Ordering::Relaxed);
-        channel.lock().push(Record::new(Kind::Fork, of, number));
-        Self { channel, number, asked: None }
+    /// Its number in the child, which has it from now on.
+    fn open(&mut self, traffic: &mut Traffic) -> u64 {
+        *self.number.get_or_insert_with(|| self.channel.fork(ROOT, traffic))
     }
 
     /// Asks for the next mask, without waiting for it.
     pub fn ask(&mut self) {
         if self.asked.is_none() {
-            let ask = Ask { ticket: self.channel.next.fetch_add(1, Ordering::Relaxed), at: Instant::now() };
-            let mut traffic = self.channel.lock();
+            let channel = Arc::clone(&self.channel);
+            let ask = Ask { ticket: channel.next.fetch_add(1, Ordering::Relaxed), at: Instant::now() };
+            let mut traffic = channel.lock();
+            let number = self.open(&mut traffic);
+            // A step's masks are asked for together: one that waits for no others is the first.
+            if traffic.masks.values().all(Option::is_some) {
+                traffic.step_late_since = None;
+            }
             traffic.masks.insert(ask.ticket, None);
-            traffic.push(Record::new(Kind::Mask, self.number, ask.ticket));
-            self.channel.exchange(&mut traffic);
+            traffic.push(Record::new(Kind::Mask, number, ask.ticket));
+            channel.exchange(&mut traffic);
             self.asked = Some(ask);
         }
     }
@@ -330,40 +369,50 @@ impl Session {
 
     /// Moves on by one token.
     pub fn accept(&mut self, token_id: u32) {
-        self.tell(Record::new(Kind::Accept, self.number, token_id.into()));
+        self.tell(Kind::Accept, token_id.into());
     }
 
     /// Takes back the last `count` tokens.
     pub fn rollback(&mut self, count: usize) {
-        self.tell(Record::new(Kind::Rollback, self.number, count as u64));
+        self.tell(Kind::Rollback, count as u64);
     }
 
     /// Queues what goes out with the next mask that is asked for: the engine's thread sends nothing.
-    fn tell(&mut self, record: Record) {
-        let mut traffic = self.channel.lock();
+    fn tell(&mut self, kind: Kind, second: u64) {
+        let channel = Arc::clone(&self.channel);
+        let mut traffic = channel.lock();
         if let Some(ask) = self.asked.take() {
             traffic.masks.remove(&ask.ticket);
         }
-        traffic.push(record);
+        let number = self.open(&mut traffic);
+        traffic.push(Record::new(kind, number, second));
     }
 }
 
 impl Clone for Session {
     fn clone(&self) -> Self {
-        Self::copy(Arc::clone(&self.channel), self.number)
+        let channel = Arc::clone(&self.channel);
+        // One that is open may move or end before its copy does, so the child copies it now.
+        let number = self.number.map(|number| channel.fork(number, &mut channel.lock()));
+        Self { channel, number, asked: None }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.tell(Record::new(Kind::Close, self.number, 0));
-        let mut traffic = self.channel.lock();
-        self.channel.exchange(&mut traffic);
+        if self.number.is_some() {
+            self.tell(Kind::Close, 0);
+            let mut traffic = self.channel.lock();
+            self.channel.exchange(&mut traffic);
+        }
     }
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Session({})", self.number)
+        write!(f, "Session({:?})", self.number)
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -95,10 +95,15 @@ fn answer(root: LocalMatcher, mut requests: BufReader<&UnixStream>, mut socket: 
     let mut sessions = HashMap::from([(ROOT, root)]);
     let mut last_sign = Instant::now();
     loop {
+        let was_idle = requests.buffer().is_empty();
         let Record { kind, first, second } = match wire::read(&mut requests) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             request => request?,
         };
+        if was_idle {
+            // Time in which there was nothing to do is no silence.
+            last_sign = Instant::now();
+        }
         match kind {
             Kind::Fork => {
                 let copy = sessions.get(&first).and_then(|session| quietly(|| session.clone()));
@@ -136,4 +141,32 @@ fn step(sessions: &mut HashMap<u64, LocalMatcher>, number: u64, work: impl FnOnc
 
 fn quietly<T>(work: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::Tokenizer;
+
+    #[test]
+    fn a_child_without_work_says_nothing_of_it() {
+        let json = moesaic_demo_model::FILES.iter().find(|(name, _)| *name == "tokenizer.json").unwrap().1;
+        let tokenizer = Tokenizer::from_files(json, None, 1536).unwrap();
+        let root = GrammarCompiler::new(Arc::new(tokenizer), &[1]).unwrap().compile_here("start: \"a\"").unwrap();
+        let (mut server, child) = UnixStream::pair().unwrap();
+        let answering = std::thread::spawn(move || answer(root, BufReader::new(&child), &child));
+        for number in 1..=10 {
+            std::thread::sleep(2 * DUE);
+            server.write_all(&Record::new(Kind::Fork, ROOT, number).to_bytes()).unwrap();
+        }
+        server.shutdown(std::net::Shutdown::Write).unwrap();
+        answering.join().unwrap().unwrap();
+        let mut said = Vec::new();
+        server.read_to_end(&mut said).unwrap();
+        // On a busy machine some copies take long.
+        assert!(said.len() < 10 * wire::RECORD, "{}", said.len());
+    }
 }

@@ -27,6 +27,10 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(3);
 /// A helper takes so long at most to start a child, and so long where it has its tables to build first.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_START_TIMEOUT: Duration = Duration::from_secs(30);
+/// A compilation that was ended late is refused for ever if it computed for so long, and for now if for so long: less
+/// tells that the machine was busy.
+const SURELY_TOO_SLOW: Duration = COMPILE_TIMEOUT.saturating_sub(Duration::from_millis(200));
+const PERHAPS_TOO_SLOW: Duration = Duration::from_secs(1);
 /// How often room is looked for.
 const LOOK: Duration = Duration::from_millis(20);
 /// Grammars kept that no answer follows.
@@ -67,8 +71,8 @@ pub enum CompileError {
     /// It takes too long.
     #[error("took longer than {} s to compile: make it simpler", COMPILE_TIMEOUT.as_secs())]
     TooSlow,
-    /// As many other grammars as there may be are in use.
-    #[error("too many different grammars are in use")]
+    /// As many other grammars as there may be are in use, or the machine is too busy to compile it in time.
+    #[error("the server is busy with other grammars")]
     Busy,
     /// There is no helper.
     #[error("the helper process for grammars does not work: {0}")]
@@ -138,17 +142,16 @@ impl GrammarHost {
     /// What is remembered of a grammar, at once.
     pub fn recall(&self, source: &GrammarSource) -> Option<Result<CompiledGrammar, CompileError>> {
         let mut memory = self.memory();
-        if let Some((_, error)) = memory.refused.iter().find(|(key, _)| *key == source.key) {
-            return Some(Err(error.clone()));
+        if let Some(index) = memory.known.iter().position(|(key, _)| *key == source.key)
+            && let Some((key, channel)) = memory.forget(index)
+            && !channel.is_broken()
+        {
+            let session = Session::new(Arc::clone(&channel));
+            memory.known.push_back((key, channel));
+            return Some(Ok(CompiledGrammar(Place::Helper(session))));
         }
-        let index = memory.known.iter().position(|(key, _)| *key == source.key)?;
-        let (key, channel) = memory.known.remove(index)?;
-        if channel.is_broken() {
-            return None;
-        }
-        let session = Session::open(Arc::clone(&channel));
-        memory.known.push_back((key, channel));
-        Some(Ok(CompiledGrammar(Place::Helper(session))))
+        let (_, error) = memory.refused.iter().find(|(key, _)| *key == source.key)?;
+        Some(Err(error.clone()))
     }
 
     /// Compiles a grammar, or recalls it. Blocks for some seconds at most, and ends soon when `cancelled` is set; the
@@ -161,33 +164,44 @@ impl GrammarHost {
         if let Some(recalled) = self.recall(source) {
             return recalled;
         }
-        let channel = Arc::new(self.start_child(cancelled)?);
-        channel.send(Record::new(Kind::Source, source.text.len() as u64, 0), source.text.as_bytes());
-        let began = Instant::now();
-        let error = match channel.reply(COMPILE_TIMEOUT, cancelled) {
+        let mut attempts = 0;
+        let (channel, reply, is_late) = loop {
+            let channel = Arc::new(self.start_child(cancelled)?);
+            channel.send(Record::new(Kind::Source, source.text.len() as u64, 0), source.text.as_bytes());
+            let began = Instant::now();
+            let reply = channel.reply(COMPILE_TIMEOUT, cancelled);
+            let is_late = began.elapsed() >= COMPILE_TIMEOUT;
+            attempts += 1;
+            // A child that ended with its helper says nothing about the grammar.
+            if reply.is_some() || is_late || cancelled.load(Ordering::Relaxed) || !channel.has_lost_helper() {
+                break (channel, reply, is_late);
+            }
+            if attempts == 2 {
+                return Err(CompileError::Unavailable("it ended while it was compiling".to_owned()));
+            }
+        };
+        // Of a process that is gone, nothing is known.
+        let spent = channel.cpu_time().unwrap_or_default();
+        let error = match reply {
             Some(Reply::Compiled) => {
-                let session = Session::open(Arc::clone(&channel));
+                let session = Session::new(Arc::clone(&channel));
                 self.remember(source.key, channel);
                 return Ok(CompiledGrammar(Place::Helper(session)));
             }
             Some(Reply::Refused(text)) => CompileError::Refused(GrammarError(text)),
             Some(Reply::Hello) => CompileError::Unavailable("it does not keep to its protocol".to_owned()),
-            None if began.elapsed() >= COMPILE_TIMEOUT || cancelled.load(Ordering::Relaxed) => CompileError::TooSlow,
+            // Nobody waits for it any more.
+            None if cancelled.load(Ordering::Relaxed) => CompileError::Busy,
+            None if is_late => too_slow(spent),
             None => {
                 let message = "takes too much memory, or nests too deeply, to compile: make it simpler";
                 // It need not have been the grammar that ended the process.
                 return Err(GrammarError(message.to_owned()).into());
             }
         };
-        // What was slow because the machine was busy may be tried again.
-        let spent = channel.cpu_time().unwrap_or_default();
         channel.kill();
-        if matches!(error, CompileError::Refused(_)) || error == CompileError::TooSlow && spent >= COMPILE_TIMEOUT / 2 {
-            let mut memory = self.memory();
-            memory.refused.push_back((source.key, error.clone()));
-            if memory.refused.len() > MAX_REFUSED {
-                memory.refused.pop_front();
-            }
+        if matches!(error, CompileError::Refused(_)) || error == CompileError::TooSlow && spent >= SURELY_TOO_SLOW {
+            self.memory().refuse(source.key, error.clone());
         }
         Err(error)
     }
@@ -285,16 +299,47 @@ impl std::fmt::Debug for GrammarHost {
     }
 }
 
+/// What a compilation that was ended late is told, by the computing it did.
+fn too_slow(spent: Duration) -> CompileError {
+    if spent < PERHAPS_TOO_SLOW { CompileError::Busy } else { CompileError::TooSlow }
+}
+
 impl Memory {
+    fn refuse(&mut self, key: u128, error: CompileError) {
+        self.refused.push_back((key, error));
+        if self.refused.len() > MAX_REFUSED {
+            self.refused.pop_front();
+        }
+    }
+
+    /// Takes out a grammar. One whose child was ended for its masks is refused from now on: they would hold up all answers
+    /// again.
+    fn forget(&mut self, index: usize) -> Option<(u128, Arc<Channel>)> {
+        let (key, channel) = self.known.remove(index)?;
+        if channel.is_too_slow() {
+            let message = "takes too long to follow: make it simpler";
+            self.refuse(key, GrammarError(message.to_owned()).into());
+        }
+        Some((key, channel))
+    }
+
     /// Forgets the grammar that was not used for the longest time, of those that no answer follows.
     fn forget_idle(&mut self) -> bool {
         let idle = self.known.iter().position(|(_, channel)| Arc::strong_count(channel) == 1);
-        idle.is_some_and(|index| self.known.remove(index).is_some())
+        idle.is_some_and(|index| self.forget(index).is_some())
     }
 }
 
 /// One of the children that there may be at once.
 pub(super) struct ChildPlace(Arc<AtomicUsize>);
+
+#[cfg(test)]
+impl ChildPlace {
+    /// One of one.
+    pub fn only() -> Self {
+        Self(Arc::new(AtomicUsize::new(1)))
+    }
+}
 
 impl Drop for ChildPlace {
     fn drop(&mut self) {
@@ -334,6 +379,15 @@ impl Helper {
         Ok(helper)
     }
 
+    /// One that has no children and starts none.
+    #[cfg(test)]
+    pub fn idle() -> Self {
+        let (control, theirs) = UnixStream::pair().unwrap();
+        // It ends with its standard input.
+        let process = Command::new("cat").stdin(std::os::fd::OwnedFd::from(theirs)).spawn().unwrap();
+        Self { control, process: Mutex::new(process), is_ready: AtomicBool::new(true) }
+    }
+
     /// Ends a child.
     pub fn kill(&self, number: u64) {
         let killed = wire::send_order(&self.control, Record::new(Kind::Kill, number, 0), None);
@@ -347,7 +401,8 @@ impl Helper {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_ended(&self) -> bool {
+    /// Whether it is gone.
+    pub fn has_ended(&self) -> bool {
         !matches!(self.process().try_wait(), Ok(None))
     }
 
@@ -363,5 +418,39 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::channel::tests::broken_channel;
+    use super::*;
+
+    fn source(key: u128) -> GrammarSource {
+        GrammarSource { text: String::new(), key }
+    }
+
+    #[test]
+    fn a_busy_machine_is_no_slow_grammar() {
+        assert_eq!(too_slow(Duration::ZERO), CompileError::Busy);
+        assert_eq!(too_slow(PERHAPS_TOO_SLOW), CompileError::TooSlow);
+        assert_eq!(too_slow(COMPILE_TIMEOUT), CompileError::TooSlow);
+    }
+
+    #[test]
+    fn grammars_whose_masks_took_too_long_are_refused() {
+        let options = HelperOptions { program: "none".into(), argument: "", max_children: 1 };
+        let tokenizer = HelperTokenizer { json: Cow::Borrowed(b""), vocab_size: 32, eos_token_ids: vec![1] };
+        let host = GrammarHost::new(options, tokenizer, 32);
+        host.remember(1, broken_channel(true));
+        host.remember(2, broken_channel(true));
+        host.remember(3, broken_channel(false));
+        // In use or given up.
+        assert!(host.memory().forget_idle());
+        for key in [1, 2, 1] {
+            let error = host.recall(&source(key)).unwrap().unwrap_err();
+            assert_eq!(error.to_string(), "takes too long to follow: make it simpler");
+        }
+        assert!(host.recall(&source(3)).is_none());
     }
 }

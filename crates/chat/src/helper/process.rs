@@ -24,7 +24,7 @@ const OOM_SCORE: &str = "300";
 /// # Errors
 /// When standard input is no such socket, or what comes from it makes no sense.
 pub fn run_helper() -> io::Result<()> {
-    sys::ignore_stop_signals();
+    sys::set_signals();
     // Where it may not be raised, nothing else changes.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;

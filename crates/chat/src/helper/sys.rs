@@ -24,8 +24,13 @@ pub(super) fn fork() -> io::Result<Forked> {
 }
 
 /// Lets the signals that stop a server pass: those in flight still need masks. The helper ends with the server's end of
-/// its socket.
-pub(super) fn ignore_stop_signals() {
+/// its socket. Whatever the server was started with, children that ended keep their numbers until they are waited for.
+pub(super) fn set_signals() {
+    #[expect(unsafe_code, reason = "signal has no safe form")]
+    // SAFETY: the default runs no code of ours in a handler.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
         #[expect(unsafe_code, reason = "signal has no safe form")]
         // SAFETY: ignoring a signal runs no code of ours in a handler.
