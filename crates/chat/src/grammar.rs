@@ -11,6 +11,11 @@ use crate::{Dialect, Markers, ebnf, text_rules};
 const MAX_SOURCE_BYTES: usize = 128 << 10;
 const MAX_CHOICES: usize = 4096;
 
+/// Keywords of arguments that are written as tags.
+const TAGGED: [&str; 6] = ["type", "properties", "required", "additionalProperties", "$defs", "definitions"];
+/// Keywords that assert nothing.
+const SILENT: [&str; 7] = ["title", "description", "default", "examples", "$schema", "$comment", "deprecated"];
+
 /// Why a grammar was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
@@ -190,9 +195,20 @@ fn tags(
     lines: &mut Vec<String>,
 ) -> Result<String, GrammarError> {
     let rule = format!("arguments_{index}");
+    let keys = schema.as_object().into_iter().flatten();
+    let beyond = keys.map(|(key, _)| key.as_str()).find(|key| !TAGGED.contains(key) && !SILENT.contains(key));
+    if let Some(key) = beyond.filter(|_| enforcement == Enforcement::Strict) {
+        return Err(GrammarError(format!("{key} cannot be enforced in arguments that this model writes as tags")));
+    }
+    let properties = schema.get("properties").and_then(Value::as_object);
+    if properties.is_none() && schema.get("additionalProperties") != Some(&Value::Bool(false)) {
+        // Any names and texts.
+        let (open, close) = ("\"<｜DSML｜parameter name=\\\"\"", "\"\\\" string=\\\"true\\\">\"");
+        lines.push(format!("{rule}: ({open} /[^\"<]+/ {close} /[^<]*/ \"</｜DSML｜parameter>\\n\")*"));
+        return Ok(rule);
+    }
     let required = schema.get("required").and_then(Value::as_array);
     let mut parts = Vec::new();
-    let properties = schema.get("properties").and_then(Value::as_object);
     for (number, (name, property)) in properties.into_iter().flatten().enumerate() {
         let part = format!("{rule}_{number}");
         let is_required = required.is_some_and(|names| names.iter().any(|required| required == name));
@@ -200,7 +216,7 @@ fn tags(
             continue;
         }
         let mut property = property.as_object().cloned().unwrap_or_default();
-        let is_bound = ["enum", "const", "pattern", "format"].iter().any(|key| property.contains_key(*key));
+        let is_bound = property.keys().any(|key| key != "type" && !SILENT.contains(&key.as_str()));
         let is_text = property.get("type").is_some_and(|kind| kind == "string") && !is_bound;
         let open = literal(&format!("<｜DSML｜parameter name=\"{name}\" string=\"{is_text}\">"));
         let value = if is_text {

@@ -247,7 +247,8 @@ async fn compile(
         let recalled = host.recall(&source).transpose()?;
         Ok((host, source, recalled))
     };
-    let (host, source, recalled) = off_threads(look_up).await?.map_err(failed)?;
+    // A schema may take seconds to read: as other work that grows with its request, a few at a time.
+    let (host, source, recalled) = state.heavy(look_up).await?.map_err(failed)?;
     if let Some(grammar) = recalled {
         return Ok(grammar);
     }

@@ -184,8 +184,7 @@ impl<'a> Definitions<'a> {
         let (min, max) = self.counts(place, map, ("minProperties", "maxProperties"))?;
         let mut records = Records { min, max, count_path: Some(place.path.clone()), ..Records::default() };
         records.names = self.property_names(place, map)?;
-        let (patterns, are_all) = self.property_patterns(place, map)?;
-        let mut said = Undeclared { patterns, others: None };
+        let (mut said, are_all) = self.property_patterns(place, map)?;
         if !are_all {
             // What the patterns allowed must stay allowed.
             said.others = Some(Shape::Any);
@@ -259,11 +258,7 @@ impl<'a> Definitions<'a> {
     }
 
     /// The patterns of names, and whether these are all of them.
-    fn property_patterns(
-        &mut self,
-        place: &Place<'a>,
-        map: &'a Object,
-    ) -> Result<(Vec<(Rc<Pattern>, Shape)>, bool), Unenforceable> {
+    fn property_patterns(&mut self, place: &Place<'a>, map: &'a Object) -> Result<(Undeclared, bool), Unenforceable> {
         let (mut patterns, mut are_all) = (Vec::new(), true);
         for (source, schema) in self.object(place, map, "patternProperties")?.into_iter().flatten() {
             let path = format!("patternProperties.{source}");
@@ -275,9 +270,9 @@ impl<'a> Definitions<'a> {
         let endless = patterns.iter().filter(|(pattern, _)| pattern.texts.is_none()).count();
         if endless > MAX_PATTERNS {
             self.refuse(place, "patternProperties", &format!("has more than {MAX_PATTERNS} patterns"))?;
-            return Ok((Vec::new(), false));
+            return Ok((Undeclared::default(), false));
         }
-        Ok((patterns, are_all))
+        Ok((Undeclared { patterns, others: None }, are_all))
     }
 
     /// What names properties may have; `None` for all.

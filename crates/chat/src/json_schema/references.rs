@@ -155,7 +155,7 @@ impl<'a> Definitions<'a> {
     /// # Errors
     /// As [`spend`](Self::spend).
     pub fn spend_for(&mut self, pattern: &Pattern) -> Result<(), Unenforceable> {
-        self.fuel = self.fuel.checked_sub(pattern.size / 2).ok_or_else(Unenforceable::too_large)?;
+        self.fuel = self.fuel.checked_sub(pattern.size).ok_or_else(Unenforceable::too_large)?;
         Ok(())
     }
 

@@ -283,12 +283,11 @@ fn open(hir: &Hir, anchor: Look) -> Hir {
 fn size(hir: &Hir) -> u32 {
     let all = |parts: &[Hir]| parts.iter().map(size).fold(1, u32::saturating_add);
     match hir.kind() {
-        HirKind::Empty | HirKind::Look(_) => 1,
+        HirKind::Empty | HirKind::Look(_) | HirKind::Class(Class::Bytes(_)) => 1,
         HirKind::Literal(literal) => literal.0.len() as u32,
         // Characters beyond ASCII take several bytes each.
         HirKind::Class(Class::Unicode(class)) if class.is_ascii() => 1,
         HirKind::Class(Class::Unicode(class)) => 8 + class.ranges().len() as u32,
-        HirKind::Class(Class::Bytes(_)) => 1,
         HirKind::Repetition(repetition) => {
             let count = repetition.max.unwrap_or(repetition.min).max(1);
             size(&repetition.sub).saturating_mul(count)
