@@ -112,6 +112,8 @@ impl Shape {
         // A constant of each, such as a kind with a default, tells them apart once it is there.
         for property in &records.properties {
             if let Some(opposed) = opposed.property(&property.name)
+                && property.shape != Self::Nothing
+                && opposed.shape != Self::Nothing
                 && property.shape.excludes_as(&opposed.shape, Depth::Inside, definitions)?
             {
                 let mut records = records.clone();

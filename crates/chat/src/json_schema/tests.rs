@@ -252,6 +252,15 @@ fn alternatives_are_told_apart() {
         "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
     });
     check(&either, &["{\"a\":1}", "{\"b\":1}"], &["{}", "{\"a\":1,\"b\":1}"]);
+    let one_of_three = json!({
+        "properties": {"a": {"const": 1}, "b": {"const": 1}, "c": {"const": 1}, "d": {"const": 1}},
+        "oneOf": [{"required": ["a", "b"]}, {"required": ["c"]}, {"required": ["d"]}],
+    });
+    check(
+        &one_of_three,
+        &["{\"a\":1,\"b\":1}", "{\"c\":1}", "{\"b\":1,\"d\":1}"],
+        &["{}", "{\"c\":1,\"d\":1}", "{\"a\":1}"],
+    );
     let message = refusal(&json!({"oneOf": [{"type": "integer"}, {"type": "number"}]}));
     assert!(message.contains("oneOf") && message.contains("anyOf"), "{message}");
     check(&json!({"anyOf": [{"type": "integer"}, {"type": "string"}]}), &["1", "\"x\""], &["null"]);

@@ -127,7 +127,9 @@ pub(crate) fn ecma_to_rust(source: &str) -> String {
     while let Some(character) = characters.next() {
         match character {
             '\\' => match escape(&mut characters) {
-                Some(Atom::Set(set)) if set.starts_with(['[', '\\']) => result.push_str(&set),
+                Some(Atom::Set(set)) if ["[", "\\p", "\\P"].iter().any(|start| set.starts_with(start)) => {
+                    result.push_str(&set);
+                }
                 Some(Atom::Set(set)) => result.extend(["[", &set, "]"]),
                 Some(Atom::One(one)) => result.push_str(&one),
                 None => result.push('\\'),
@@ -442,6 +444,7 @@ mod tests {
         assert!(fits("^[^]$", "\n") && !fits("^.$", "\n") && fits("^{a}$", "{a}") && fits("^a{2}$", "aa"));
         assert!(fits(r"^[\w-\.]+@([\w-]+\.)+[\w-]{2,4}$", "a-b.c@d-e.org") && !fits(r"^[\w-z]$", "`"));
         assert!(fits(r"^[\w-z]$", "-") && fits(r"^[+--]$", ",") && !fits(r"^[^+--]$", ",") && fits(r"^\\{2}$", r"\\"));
+        assert!(fits(r"^\s$", "\t") && !fits(r"^\s$", "t-\r") && fits(r"^[\s,]\S\d\D\w\W$", ",a1a1-"));
         assert!(fits(r"^[\]\[]$", "]") && fits(r"^[a\-z]$", "-") && !fits(r"^[a\-z]$", "b") && fits("^[a-c-e]$", "-"));
         assert!(fits("^a$|^b$", "b") && !fits("^a$|^b$", "ab") && fits("^a|b$", "cb") && !fits("^a|b$", "ba"));
         assert!(fits(r"^\u0041\x42\cJ$", "AB\n") && fits("^[[a&&b]$", "[") && fits(r"^\p{L}+$", "é"));
