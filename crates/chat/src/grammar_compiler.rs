@@ -94,12 +94,11 @@ impl GrammarCompiler {
 
     pub(crate) fn matcher(&self, source: &str) -> Result<Matcher, GrammarError> {
         let grammar = TopLevelGrammar::from_lark(source.to_owned());
-        let parser =
-            self.factory.create_parser(grammar).map_err(|error| GrammarError(first_line(&error.to_string())))?;
+        let parser = self.factory.create_parser(grammar).map_err(|error| reason(&error.to_string()))?;
         let mut matcher = Matcher::new(Ok(parser));
         // What nothing can satisfy shows at the first token.
         match matcher.compute_mask_or_eos() {
-            Err(error) => Err(GrammarError(first_line(&error.to_string()))),
+            Err(error) => Err(reason(&error.to_string())),
             Ok(mask) if mask.is_zero() => Err(GrammarError("nothing can satisfy it".to_owned())),
             Ok(_) => Ok(matcher),
         }
@@ -126,6 +125,11 @@ impl TokenizerEnv for Environment {
     }
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().trim().to_owned()
+/// What the library says, without its insides.
+fn reason(text: &str) -> GrammarError {
+    let line = text.lines().next().unwrap_or_default().trim();
+    // It catches its own panics and tells where they were.
+    let is_inside =
+        ["panic", "assertion", "src/", "min=Some(", "NoExtensionBias"].iter().any(|word| line.contains(word));
+    GrammarError(if is_inside { "it is too large or contradictory".to_owned() } else { line.to_owned() })
 }
