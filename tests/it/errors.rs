@@ -290,51 +290,6 @@ async fn bad_requests_get_exact_errors() {
     server.ask("/v1/chat/completions", chat("still there?")).await;
 }
 
-/// Anthropic's routes have Anthropic's errors, whatever part of the server they come from.
-#[tokio::test]
-async fn errors_of_messages() {
-    let server = Server::start(&["--api-key", "k", "--max-body-bytes", "10000"]);
-    let message = json!({"role": "user", "content": "hi"});
-    let image = json!([{"type": "image", "source": {}}]);
-    for (change, status, kind, part) in [
-        (json!({"max_tokens": null}), 400, "invalid_request_error", "max_tokens"),
-        (json!({"max_tokens": 0}), 400, "invalid_request_error", "max_tokens"),
-        (json!({"messages": []}), 400, "invalid_request_error", "messages"),
-        (json!({"messages": [{"role": "system", "content": "x"}]}), 400, "invalid_request_error", "messages[0].role"),
-        (
-            json!({"messages": [{"role": "user", "content": image}]}),
-            400,
-            "invalid_request_error",
-            "messages[0].content[0]",
-        ),
-        (json!({"system": 5}), 400, "invalid_request_error", "system"),
-        (json!({"thinking": {"type": "maybe"}}), 400, "invalid_request_error", "thinking.type"),
-        (json!({"tools": [{"type": "bash_20250124", "name": "bash"}]}), 400, "invalid_request_error", "tools[0].type"),
-        (json!({"tool_choice": {"type": "any"}}), 400, "invalid_request_error", "tool_choice"),
-        (json!({"tool_choice": {"type": "tool"}}), 400, "invalid_request_error", "tool_choice"),
-        (
-            json!({"output_config": {"format": {"type": "json_schema", "schema": 5}}}),
-            400,
-            "invalid_request_error",
-            "schema",
-        ),
-        (json!({"temperature": 3}), 400, "invalid_request_error", "temperature"),
-        (json!({"model": "other"}), 404, "not_found_error", "other"),
-        (json!({"system": "x".repeat(20_000)}), 413, "request_too_large", "10000"),
-    ] {
-        let mut body = json!({"max_tokens": 5, "messages": [message]});
-        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        let response = server.post("/v1/messages", &body).header("x-api-key", "k").send().await.unwrap();
-        let (found, answer) = (response.status(), response.json::<Value>().await.unwrap());
-        assert_eq!(found, status, "{change}: {answer}");
-        assert_eq!((&answer["type"], &answer["error"]["type"]), (&json!("error"), &json!(kind)), "{change}: {answer}");
-        assert!(answer["error"]["message"].as_str().unwrap().contains(part), "{change}: {answer}");
-    }
-    let response = server.post("/v1/messages", &json!({})).send().await.unwrap();
-    assert_eq!(response.status(), 401);
-    assert_eq!(response.json::<Value>().await.unwrap()["error"]["type"], "authentication_error");
-}
-
 #[tokio::test]
 async fn wrong_bodies_routes_and_methods() {
     let server = Server::start(&["--max-body-bytes", "10000"]);
