@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::Unenforceable;
 use super::decimal::Decimal;
 use super::references::{Definitions, Place};
-use super::shape::{Bound, Lists, Numbers, Property, Records, Shape, Texts, Typed, Undeclared, least};
+use super::shape::{Bound, Kind, Lists, Numbers, Property, Records, Shape, Texts, Typed, Undeclared, least};
 use super::text::Pattern;
 
 /// Longest texts and lists that are told apart from endless ones; longer ones are never written.
@@ -320,6 +320,7 @@ impl Shape {
     }
 
     fn objects(properties: Vec<Property>) -> Self {
-        Self::typed(Typed { records: Some(Records { properties, ..Records::default() }), ..Typed::any() })
+        let records = Some(Records { properties, ..Records::default() });
+        Self::typed(Typed { records, meant: Some(Kind::Records), ..Typed::any() })
     }
 }

@@ -314,7 +314,8 @@ impl Typed {
             texts: self.texts.as_ref().zip(other.texts.as_ref()).and_then(|(a, b)| a.and(b)),
             lists,
             records,
-            meant: if self.meant == other.meant { self.meant } else { self.meant.xor(other.meant) },
+            // A type that is said means what it says.
+            meant: self.meant.filter(|_| self.meant == other.meant),
         })
     }
 }

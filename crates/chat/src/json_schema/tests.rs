@@ -261,6 +261,12 @@ fn alternatives_are_told_apart() {
         &["{\"a\":1,\"b\":1}", "{\"c\":1}", "{\"b\":1,\"d\":1}"],
         &["{}", "{\"c\":1,\"d\":1}", "{\"a\":1}"],
     );
+    let nullable = json!({
+        "type": ["object", "null"],
+        "properties": {"a": {"const": 1}, "b": {"const": 1}},
+        "anyOf": [{"required": ["a"]}, {"required": ["b"]}],
+    });
+    check(&nullable, &["null", "{\"a\":1}", "{\"b\":1}"], &["{}", "5"]);
     let message = refusal(&json!({"oneOf": [{"type": "integer"}, {"type": "number"}]}));
     assert!(message.contains("oneOf") && message.contains("anyOf"), "{message}");
     check(&json!({"anyOf": [{"type": "integer"}, {"type": "string"}]}), &["1", "\"x\""], &["null"]);
