@@ -409,3 +409,60 @@ async fn words_tokens_and_thoughts_are_bounded() {
         assert!(details["reasoning_tokens"].as_u64().unwrap() <= budget + 1, "the closing token counts: {answer}");
     }
 }
+
+/// What cannot be enforced of one tool is passed over in that part of it; where it must be enforced, the error says where.
+#[tokio::test]
+async fn one_odd_tool_relaxes_itself_alone() {
+    let server = Server::start(&[]);
+    let tool = |name: &str, property: Value| {
+        let parameters = json!({"type": "object", "properties": {"city": property}, "required": ["city"]});
+        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+    };
+    let mut body = chat("What is the weather in Paris?");
+    body["temperature"] = json!(0);
+    body["tools"] = json!([
+        tool("get_weather", json!({"enum": ["Oslo"]})),
+        tool("odd", json!({"type": "string", "pattern": "^(?!x)"})),
+    ]);
+    for choice in ["auto", "required"] {
+        body["tool_choice"] = json!(choice);
+        let message = server.ask("/v1/chat/completions", body.clone()).await["choices"][0]["message"].clone();
+        assert_eq!(message["tool_calls"][0]["function"]["arguments"], "{\"city\":\"Oslo\"}", "{choice}: {message}");
+    }
+    body["tools"][1]["function"]["strict"] = json!(true);
+    let refused = async |body: &Value| {
+        let response = server.post("/v1/chat/completions", body).send().await.unwrap();
+        assert_eq!(response.status(), 400);
+        response.json::<Value>().await.unwrap()["error"].clone()
+    };
+    let error = refused(&body).await;
+    let message = error["message"].as_str().unwrap();
+    assert_eq!(error["param"], "tools");
+    assert!(message.contains("\"odd\": properties.city.pattern uses look-around"), "{message}");
+    body["tools"][1]["function"]["strict"] = json!(false);
+    body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}});
+    let error = refused(&body).await;
+    assert_eq!(error["param"], "response_format");
+    // The grammar library's insides reach nobody.
+    let parts: Vec<String> = (900..1900).map(|n| format!("(((x{{1,{n}}}){{1,1000}}){{1,1000}}) ")).collect();
+    let mut body = chat("x");
+    body["guided_grammar"] = json!(format!("start: {} x\nx: \"a\"", parts.concat()));
+    let error = refused(&body).await;
+    assert!(!error["message"].as_str().unwrap().contains("panic"), "{error}");
+}
+
+#[tokio::test]
+async fn grammars_in_ebnf_and_schemas_beside_json_object() {
+    let server = Server::start(&[]);
+    let mut body = chat("yes or no?");
+    body["structured_outputs"] = json!({"grammar": "root ::= answer \"!\"\nanswer ::= \"yes\" | \"no\""});
+    body["guided_grammar"] = body["structured_outputs"]["grammar"].clone();
+    let content = server.ask("/v1/chat/completions", body).await["choices"][0]["message"]["content"].clone();
+    assert!(["yes!", "no!"].contains(&content.as_str().unwrap()), "{content}");
+    let mut body = chat("An id, please.");
+    let id = 1_234_567_890_123_456_789_i64;
+    body["response_format"] =
+        json!({"type": "json_object", "schema": {"properties": {"id": {"const": id}}, "required": ["id"]}});
+    let content = server.ask("/v1/chat/completions", body).await["choices"][0]["message"]["content"].clone();
+    assert_eq!(content, "{\"id\":1234567890123456789}");
+}
