@@ -133,3 +133,16 @@ fn reason(text: &str) -> GrammarError {
         ["panic", "assertion", "src/", "min=Some(", "NoExtensionBias"].iter().any(|word| line.contains(word));
     GrammarError(if is_inside { "it is too large or contradictory".to_owned() } else { line.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_insides_of_the_library_reach_nobody() {
+        for inside in ["panic: assertion failed: a < b", "range: min=Some(5)", "at src/json/compiler.rs:5"] {
+            assert_eq!(reason(inside).to_string(), "it is too large or contradictory");
+        }
+        assert_eq!(reason("unknown name: \"X\"\nmore").to_string(), "unknown name: \"X\"");
+    }
+}
