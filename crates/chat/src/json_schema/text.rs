@@ -47,7 +47,15 @@ impl Pattern {
         if source.len() > MAX_PATTERN_BYTES {
             return Err(format!("is longer than {MAX_PATTERN_BYTES} bytes"));
         }
-        Self::from_rust(&ecma_to_rust(source), false)
+        let around = ["(?=", "(?!", "(?<=", "(?<!"].iter().filter_map(|look| source.find(look)).min();
+        Self::from_rust(&ecma_to_rust(source), false).map_err(|error| match around {
+            // Where it stands in what the client wrote.
+            Some(at) => {
+                let at: String = source[at..].chars().take(20).collect();
+                format!("uses look-around, which cannot be enforced, at {at:?}")
+            }
+            None => error,
+        })
     }
 
     /// Just these texts.
@@ -110,7 +118,6 @@ fn reason(source: &str, error: &regex_syntax::Error) -> String {
     let at = source.get(error.span().start.offset..).unwrap_or_default();
     let at: String = at.chars().take(20).collect();
     match error.kind() {
-        ErrorKind::UnsupportedLookAround => format!("uses look-around, which cannot be enforced, at {at:?}"),
         ErrorKind::UnsupportedBackreference => format!("uses a backreference, which cannot be enforced, at {at:?}"),
         ErrorKind::NestLimitExceeded(_) => "is nested too deeply".to_owned(),
         _ => format!("is not a regular expression that can be enforced, at {at:?}"),
@@ -453,7 +460,7 @@ mod tests {
     #[test]
     fn what_cannot_be_enforced_is_said_in_plain_words() {
         let refused = |source: &str| Pattern::new(source).unwrap_err();
-        assert!(refused("^(?!^[-+.]*$)a").contains("look-around"));
+        assert_eq!(refused("^.(?!x.)a"), "uses look-around, which cannot be enforced, at \"(?!x.)a\"");
         assert!(refused(r"(a)\1").contains("backreference"));
         assert!(refused("a(").contains("at \"(\"") || refused("a(").contains("regular expression"));
         assert!(refused(r"a\bc").contains(r"\b"));
