@@ -454,6 +454,7 @@ async fn grammars_in_ebnf_and_schemas_beside_json_object() {
     let content = server.ask("/v1/chat/completions", body).await["choices"][0]["message"]["content"].clone();
     assert!(["yes!", "no!"].contains(&content.as_str().unwrap()), "{content}");
     let mut body = chat("An id, please.");
+    body["max_tokens"] = json!(100);
     let id = 1_234_567_890_123_456_789_i64;
     body["response_format"] =
         json!({"type": "json_object", "schema": {"properties": {"id": {"const": id}}, "required": ["id"]}});
