@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::dialect::{ArgumentFormat, CallFormat};
-use crate::json_schema::{self, Enforcement, Root, literal};
+use crate::json_schema::{self, Budget, Enforcement, Root, literal};
 use crate::{Dialect, Markers, ebnf, text_rules};
 
 /// Bounds of a grammar: what exceeds them is refused, never allowed to slow the server down.
@@ -106,26 +106,39 @@ fn bounded(source: &str) -> Result<&str, GrammarError> {
     }
 }
 
-/// A grammar of values that a schema describes.
-fn schema(schema: &Value) -> Result<String, GrammarError> {
-    let mut lines = Vec::new();
-    let start = rules(schema, Enforcement::Strict, Root::Any, "", &mut lines)?;
-    lines.push(format!("start: {start}"));
-    Ok(lines.join("\n"))
+/// Rules that are being written, and what their schemas may still cost together.
+#[derive(Default)]
+struct Lines {
+    lines: Vec<String>,
+    budget: Budget,
 }
 
-/// Adds a schema's rules and gives the name of the first.
-fn rules(
-    schema: &Value,
-    enforcement: Enforcement,
-    root: Root,
-    prefix: &str,
-    lines: &mut Vec<String>,
-) -> Result<String, GrammarError> {
-    let rules =
-        json_schema::rules(schema, enforcement, root, prefix).map_err(|error| GrammarError(error.to_string()))?;
-    lines.extend(rules.lines);
-    Ok(rules.start)
+impl Lines {
+    fn push(&mut self, line: String) {
+        self.lines.push(line);
+    }
+
+    /// Adds a schema's rules and gives the name of the first.
+    fn schema(
+        &mut self,
+        schema: &Value,
+        enforcement: Enforcement,
+        root: Root,
+        prefix: &str,
+    ) -> Result<String, GrammarError> {
+        let rules = json_schema::rules(schema, enforcement, root, prefix, &mut self.budget);
+        let rules = rules.map_err(|error| GrammarError(error.to_string()))?;
+        self.lines.extend(rules.lines);
+        Ok(rules.start)
+    }
+}
+
+/// A grammar of values that a schema describes.
+fn schema(schema: &Value) -> Result<String, GrammarError> {
+    let mut lines = Lines::default();
+    let start = lines.schema(schema, Enforcement::Strict, Root::Any, "")?;
+    lines.push(format!("start: {start}"));
+    Ok(lines.lines.join("\n"))
 }
 
 fn choice(choices: &[String]) -> Result<String, GrammarError> {
@@ -142,7 +155,7 @@ fn choice(choices: &[String]) -> Result<String, GrammarError> {
 
 /// The grammar of an answer with calls.
 fn calls(rules: &CallRules, format: &CallFormat) -> Result<String, GrammarError> {
-    let mut lines = Vec::new();
+    let mut lines = Lines::default();
     for (index, tool) in rules.tools.iter().enumerate() {
         let name = &tool.name;
         let quoted = literal(&format!("{}{name}{}", format.around_name.0, format.around_name.1));
@@ -160,11 +173,11 @@ fn calls(rules: &CallRules, format: &CallFormat) -> Result<String, GrammarError>
         // Free text holds no token of control, so the one that opens a call always opens one.
         Otherwise::Text => lines.push("start: TEXT? calls?\nTEXT: /(?s:.)+/".to_owned()),
         Otherwise::Json(schema) => {
-            let answer = self::rules(schema, Enforcement::Strict, Root::Any, "answer_", &mut lines)?;
+            let answer = lines.schema(schema, Enforcement::Strict, Root::Any, "answer_")?;
             lines.push(format!("start: calls | {answer}"));
         }
     }
-    Ok(lines.join("\n"))
+    Ok(lines.lines.join("\n"))
 }
 
 /// Adds the rules of one function's arguments and gives the name of the first.
@@ -172,28 +185,28 @@ fn arguments(
     index: usize,
     tool: &CallableTool,
     format: ArgumentFormat,
-    lines: &mut Vec<String>,
+    lines: &mut Lines,
 ) -> Result<String, GrammarError> {
     let enforcement = if tool.strict { Enforcement::Strict } else { Enforcement::Hint };
     if format == ArgumentFormat::Tags {
         return tags(index, &tool.parameters, enforcement, lines);
     }
     let prefix = format!("arguments_{index}_");
-    let written = rules(&tool.parameters, enforcement, Root::Object, &prefix, lines);
+    let written = lines.schema(&tool.parameters, enforcement, Root::Object, &prefix);
     if tool.strict {
         return written;
     }
     // A hint that is too large to follow is none.
-    written.or_else(|_| rules(&json!({"type": "object"}), enforcement, Root::Object, &prefix, lines))
+    written.or_else(|_| {
+        let mut free = Lines::default();
+        let start = free.schema(&json!({"type": "object"}), enforcement, Root::Object, &prefix)?;
+        lines.lines.append(&mut free.lines);
+        Ok(start)
+    })
 }
 
 /// Arguments as DeepSeek-V3.2's tags, in the order of the schema.
-fn tags(
-    index: usize,
-    schema: &Value,
-    enforcement: Enforcement,
-    lines: &mut Vec<String>,
-) -> Result<String, GrammarError> {
+fn tags(index: usize, schema: &Value, enforcement: Enforcement, lines: &mut Lines) -> Result<String, GrammarError> {
     let rule = format!("arguments_{index}");
     let keys = schema.as_object().into_iter().flatten();
     let beyond = keys.map(|(key, _)| key.as_str()).find(|key| !TAGGED.contains(key) && !SILENT.contains(key));
@@ -230,7 +243,8 @@ fn tags(
                     property.entry(key).or_insert_with(|| definitions.clone());
                 }
             }
-            rules(&Value::from(property), enforcement, Root::Any, &format!("{part}_"), lines)
+            lines
+                .schema(&Value::from(property), enforcement, Root::Any, &format!("{part}_"))
                 .map_err(|GrammarError(error)| GrammarError(format!("properties.{name}.{error}")))?
         };
         lines.push(format!("{part}: {open} {value} \"</｜DSML｜parameter>\\n\""));

@@ -30,6 +30,8 @@ pub(crate) use write::literal;
 /// Longest schema, in bytes of JSON.
 const MAX_BYTES: usize = 128 << 10;
 const MAX_PROPERTIES: usize = 2000;
+/// Bytes of a schema that are read in about a step's time.
+const BYTES_PER_STEP: u32 = 64;
 /// Schemas are read recursively, each level of one takes a few kilobytes.
 const STACK_BYTES: usize = 64 << 20;
 
@@ -49,6 +51,23 @@ pub(crate) enum Root {
     Any,
     /// Objects, as the arguments of a call.
     Object,
+}
+
+/// What all schemas of one grammar may cost together.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    /// Steps of reading and combining.
+    steps: u32,
+    /// States of patterns.
+    states: u32,
+    /// Bytes of rules.
+    bytes: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { steps: 1_000_000, states: 300_000, bytes: 4 << 20 }
+    }
 }
 
 /// Why a schema was refused: the path and the keyword, in plain words.
@@ -84,27 +103,37 @@ pub(crate) fn rules(
     enforcement: Enforcement,
     root: Root,
     prefix: &str,
+    budget: &mut Budget,
 ) -> Result<Rules, Unenforceable> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("schema".to_owned()).stack_size(STACK_BYTES);
         let thread = thread
-            .spawn_scoped(scope, || rules_here(schema, enforcement, root, prefix))
+            .spawn_scoped(scope, || rules_here(schema, enforcement, root, prefix, budget))
             .map_err(|error| Unenforceable(format!("there is no thread to read the schema: {error}")))?;
         thread.join().unwrap_or_else(|_| Err(Unenforceable("the schema could not be read".to_owned())))
     })
 }
 
-fn rules_here(schema: &Value, enforcement: Enforcement, root: Root, prefix: &str) -> Result<Rules, Unenforceable> {
+fn rules_here(
+    schema: &Value,
+    enforcement: Enforcement,
+    root: Root,
+    prefix: &str,
+    budget: &mut Budget,
+) -> Result<Rules, Unenforceable> {
     let num_bytes = schema.to_string().len();
     if num_bytes > MAX_BYTES {
         return Err(Unenforceable(format!("the schema has {num_bytes} bytes, at most {MAX_BYTES} are taken")));
     }
+    // Looking for names reads all of it.
+    let steps = num_bytes as u32 / BYTES_PER_STEP;
+    budget.steps = budget.steps.checked_sub(steps).ok_or_else(Unenforceable::too_large)?;
     let num_properties = num_properties(schema);
     if num_properties > MAX_PROPERTIES {
         let message = format!("the schema has {num_properties} properties, at most {MAX_PROPERTIES} are taken");
         return Err(Unenforceable(message));
     }
-    let mut definitions = Definitions::new(schema, enforcement);
+    let mut definitions = Definitions::new(schema, enforcement, budget);
     let mut shape = definitions.read(&Place { schema, path: String::new(), base: "".into() })?;
     if root == Root::Object {
         shape = shape.and(&Shape::any_object(), &mut definitions)?;

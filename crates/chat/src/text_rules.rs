@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::GrammarError;
-use crate::json_schema::{self, Enforcement, Root};
+use crate::json_schema::{self, Budget, Enforcement, Root};
 
 /// Most schemas in one grammar.
 const MAX_SCHEMAS: usize = 64;
@@ -30,6 +30,7 @@ pub(crate) fn regex(pattern: &str) -> String {
 /// When a schema cannot be enforced.
 pub(crate) fn with_schemas_written(source: &str) -> Result<String, GrammarError> {
     let (mut result, mut rest, mut count) = (String::new(), source, 0);
+    let mut budget = Budget::default();
     while let Some(at) = next_schema(rest) {
         count += 1;
         if count > MAX_SCHEMAS {
@@ -40,7 +41,7 @@ pub(crate) fn with_schemas_written(source: &str) -> Result<String, GrammarError>
         let mut values = serde_json::Deserializer::from_str(behind).into_iter::<Value>();
         let schema = values.next().and_then(Result::ok);
         let schema = schema.ok_or_else(|| GrammarError("has %json without a JSON schema behind it".to_owned()))?;
-        let rules = json_schema::rules(&schema, Enforcement::Strict, Root::Any, "")
+        let rules = json_schema::rules(&schema, Enforcement::Strict, Root::Any, "", &mut budget)
             .map_err(|error| GrammarError(format!("in the schema behind %json: {error}")))?;
         result.push_str(before);
         result.extend(["%lark {\nstart: ", &rules.start, "\n", &rules.lines.join("\n"), "\n}"]);

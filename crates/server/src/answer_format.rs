@@ -210,16 +210,16 @@ impl AnswerRules {
             // Free text could begin like a call, or the end could be forbidden: nothing can be promised.
             return Ok(None);
         }
-        if let Some(wanted) = &self.format {
-            // Its errors are its own, not the tools'.
-            let (format, shared) = (wanted.format.clone(), Arc::clone(serving));
-            let written = state.heavy(move || format.lark(shared.dialect, &shared.markers)).await?;
-            written.map_err(|error| compile_error(wanted.param, error.into()))?;
-        }
         let param = if tools.legacy { "functions" } else { "tools" };
         match compile(state, serving, param, tools.rules(otherwise.clone(), false)).await {
-            // Schemas that are not strict are hints: where they are too much together, none of them is followed.
             Err(error) if error.status() == StatusCode::BAD_REQUEST => {
+                if let Some(wanted) = &self.format {
+                    // Its errors are its own, not the tools'.
+                    let (format, shared) = (wanted.format.clone(), Arc::clone(serving));
+                    let written = state.heavy(move || format.lark(shared.dialect, &shared.markers)).await?;
+                    written.map_err(|error| compile_error(wanted.param, error.into()))?;
+                }
+                // Schemas that are not strict are hints: where they are too much together, none of them is followed.
                 compile(state, serving, param, tools.rules(otherwise, true)).await.map(Some)
             }
             compiled => compiled.map(Some),

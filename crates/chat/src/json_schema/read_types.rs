@@ -13,7 +13,7 @@ use super::text::Pattern;
 /// Longest texts and lists that are told apart from endless ones; longer ones are never written.
 const MAX_COUNT: usize = 30_000;
 /// Most patterns of property names in one object: each set of them is a case of its own.
-const MAX_PATTERNS: usize = 4;
+pub(super) const MAX_PATTERNS: usize = 4;
 /// Digits of a divisor.
 const MAX_DIVISOR_DIGITS: usize = 9;
 
@@ -182,7 +182,7 @@ impl<'a> Definitions<'a> {
 
     pub(super) fn records(&mut self, place: &Place<'a>, map: &'a Object) -> Result<Option<Records>, Unenforceable> {
         let (min, max) = self.counts(place, map, ("minProperties", "maxProperties"))?;
-        let mut records = Records { min, max, count_path: Some(place.path.clone()), ..Records::default() };
+        let mut records = Records { min, max, path: Some(place.path.clone()), ..Records::default() };
         records.names = self.property_names(place, map)?;
         let (mut said, are_all) = self.property_patterns(place, map)?;
         if !are_all {

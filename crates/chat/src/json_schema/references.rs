@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::shape::Shape;
 use super::text::Pattern;
-use super::{Enforcement, Unenforceable};
+use super::{Budget, Enforcement, Unenforceable};
 
-/// Steps of reading and combining that a schema may cause.
+/// Steps of reading and combining that one schema may cause.
 const FUEL: u32 = 200_000;
 /// Deepest nesting while combining.
 const MAX_DEPTH: u32 = 100;
@@ -45,13 +45,14 @@ pub(super) struct Definitions<'a> {
     all: Vec<Definition<'a>>,
     by_address: HashMap<usize, usize>,
     resources: HashMap<String, &'a Value>,
+    budget: &'a mut Budget,
     fuel: u32,
     depth: u32,
 }
 
 impl<'a> Definitions<'a> {
     /// Finds the names that a schema gives its parts.
-    pub fn new(root: &'a Value, enforcement: Enforcement) -> Self {
+    pub fn new(root: &'a Value, enforcement: Enforcement, budget: &'a mut Budget) -> Self {
         let draft = root["$schema"].as_str().unwrap_or_default();
         let mut definitions = Self {
             enforcement,
@@ -59,6 +60,7 @@ impl<'a> Definitions<'a> {
             all: Vec::new(),
             by_address: HashMap::new(),
             resources: HashMap::new(),
+            budget,
             fuel: FUEL,
             depth: 0,
         };
@@ -147,15 +149,25 @@ impl<'a> Definitions<'a> {
     /// When there have been too many.
     pub fn spend(&mut self) -> Result<(), Unenforceable> {
         self.fuel = self.fuel.checked_sub(1).ok_or_else(Unenforceable::too_large)?;
+        self.budget.steps = self.budget.steps.checked_sub(1).ok_or_else(Unenforceable::too_large)?;
         Ok(())
     }
 
-    /// Takes steps for what a pattern costs.
+    /// Takes what a pattern costs.
     ///
     /// # Errors
-    /// As [`spend`](Self::spend).
+    /// When the patterns were too many.
     pub fn spend_for(&mut self, pattern: &Pattern) -> Result<(), Unenforceable> {
-        self.fuel = self.fuel.checked_sub(pattern.size).ok_or_else(Unenforceable::too_large)?;
+        self.budget.states = self.budget.states.checked_sub(pattern.size).ok_or_else(Unenforceable::too_large)?;
+        Ok(())
+    }
+
+    /// Takes what a line of rules costs.
+    ///
+    /// # Errors
+    /// When there were too many.
+    pub fn spend_line(&mut self, line: &str) -> Result<(), Unenforceable> {
+        self.budget.bytes = self.budget.bytes.checked_sub(line.len()).ok_or_else(Unenforceable::too_large)?;
         Ok(())
     }
 

@@ -114,8 +114,8 @@ pub(super) struct Records {
     pub names: Option<Texts>,
     pub min: usize,
     pub max: Option<usize>,
-    /// Where `minProperties` or `maxProperties` stands.
-    pub count_path: Option<String>,
+    /// Where the schema stands.
+    pub path: Option<String>,
 }
 
 impl Typed {
@@ -442,7 +442,7 @@ impl Records {
             names,
             min: self.min.max(other.min),
             max: least(self.max, other.max),
-            count_path: self.count_path.clone().or(other.count_path.clone()),
+            path: self.path.clone().or(other.path.clone()),
         };
         Ok(merged.normal())
     }

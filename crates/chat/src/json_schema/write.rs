@@ -15,8 +15,6 @@ use super::text::json_string;
 use super::write_values::inner;
 use super::{Enforcement, Rules, Unenforceable};
 
-/// Most bytes of rules.
-const MAX_BYTES: usize = 4 << 20;
 /// What telling may cost whether there is a text of several patterns.
 const EMPTINESS_FUEL: u64 = 20_000;
 /// Most values of a list whose items must differ.
@@ -28,7 +26,6 @@ pub(super) struct Writer<'a> {
     prefix: String,
     lines: Vec<String>,
     names: HashMap<String, String>,
-    num_bytes: usize,
     /// Definitions whose rules are still to be written.
     pending: Vec<usize>,
     referred: HashMap<usize, String>,
@@ -46,7 +43,6 @@ impl<'a> Writer<'a> {
             prefix: prefix.to_owned(),
             lines: Vec::new(),
             names: HashMap::new(),
-            num_bytes: 0,
             pending: Vec::new(),
             referred: HashMap::new(),
             possible: HashSet::new(),
@@ -349,10 +345,7 @@ impl<'a> Writer<'a> {
     }
 
     fn line(&mut self, line: String) -> Result<(), Unenforceable> {
-        self.num_bytes += line.len();
-        if self.num_bytes > MAX_BYTES {
-            return Err(Unenforceable::too_large());
-        }
+        self.definitions.spend_line(&line)?;
         self.lines.push(line);
         Ok(())
     }

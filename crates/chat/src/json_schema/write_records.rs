@@ -2,14 +2,14 @@
 
 use std::rc::Rc;
 
-use super::shape::{Records, Shape};
+use super::read_types::MAX_PATTERNS;
+use super::shape::{Records, Shape, Undeclared};
 use super::text::{CHARACTER, Pattern, json_string};
 use super::write::{Writer, literal, repeated};
 use super::write_values::inner;
 use super::{Enforcement, Unenforceable};
 
-/// Most patterns of names in one object, and most rules that count properties.
-const MAX_PATTERNS: usize = 4;
+/// Most rules that count properties.
 const MAX_COUNTED: usize = 8_000;
 
 /// A property's rule, and whether it must be there.
@@ -104,11 +104,7 @@ impl Writer<'_> {
         // Beyond this many, counting on changes nothing.
         let top = counts.most.map_or(counts.least, |most| most + 1).min(num_optional);
         if (top + 1) * (items.len() + 1) > MAX_COUNTED {
-            self.definitions.refuse_at(
-                records.count_path.as_deref().unwrap_or_default(),
-                "minProperties",
-                "is too large",
-            )?;
+            self.definitions.refuse_at(records.path.as_deref().unwrap_or_default(), "minProperties", "is too large")?;
             return self.uncounted(items, other).map(Some);
         }
         // What may follow by the number of optional properties so far, with a comma in front and without.
@@ -138,7 +134,7 @@ impl Writer<'_> {
         }
         let body = after.swap_remove(0).1;
         if body.is_none() && counts.least > 1 && other.is_some() {
-            let path = records.count_path.clone().unwrap_or_default();
+            let path = records.path.clone().unwrap_or_default();
             let why = "cannot be enforced: names that nobody declared may repeat; declare the properties";
             self.definitions.refuse_at(&path, "minProperties", why)?;
             return self.uncounted(items, other).map(Some);
@@ -188,7 +184,10 @@ impl Writer<'_> {
             }
         }
         if patterns.len() > MAX_PATTERNS {
-            return Err(Unenforceable::too_large());
+            let path = records.path.as_deref().unwrap_or_default();
+            let why = format!("are more than {MAX_PATTERNS} patterns together");
+            self.definitions.refuse_at(path, "patternProperties", &why)?;
+            return self.undeclared(&Records { undeclared: vec![Undeclared::default()], ..records.clone() });
         }
         let mut parts = Vec::new();
         // Which of the patterns a name fits decides what its value may be.
