@@ -441,8 +441,11 @@ async fn one_odd_tool_relaxes_itself_alone() {
     assert!(message.contains("\"odd\": properties.city.pattern uses look-around"), "{message}");
     body["tools"][1]["function"]["strict"] = json!(false);
     body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}});
-    let error = refused(&body).await;
-    assert_eq!(error["param"], "response_format");
+    for choice in ["required", "auto"] {
+        body["tool_choice"] = json!(choice);
+        let error = refused(&body).await;
+        assert_eq!(error["param"], "response_format", "{choice}: {error}");
+    }
 }
 
 #[tokio::test]

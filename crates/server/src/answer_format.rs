@@ -211,19 +211,26 @@ impl AnswerRules {
             return Ok(None);
         }
         let param = if tools.legacy { "functions" } else { "tools" };
+        if tools.required {
+            // The answer is a call, so the grammar does not hold the format.
+            self.check_format(state, serving).await?;
+        }
         match compile(state, serving, param, tools.rules(otherwise.clone(), false)).await {
             Err(error) if error.status() == StatusCode::BAD_REQUEST => {
-                if let Some(wanted) = &self.format {
-                    // Its errors are its own, not the tools'.
-                    let (format, shared) = (wanted.format.clone(), Arc::clone(serving));
-                    let written = state.heavy(move || format.lark(shared.dialect, &shared.markers)).await?;
-                    written.map_err(|error| compile_error(wanted.param, error.into()))?;
-                }
+                self.check_format(state, serving).await?;
                 // Schemas that are not strict are hints: where they are too much together, none of them is followed.
                 compile(state, serving, param, tools.rules(otherwise, true)).await.map(Some)
             }
             compiled => compiled.map(Some),
         }
+    }
+
+    /// Finds the format's own errors, which are not the tools'.
+    async fn check_format(&self, state: &AppState, serving: &Arc<Serving>) -> Result<(), ApiError> {
+        let Some(wanted) = &self.format else { return Ok(()) };
+        let (format, shared) = (wanted.format.clone(), Arc::clone(serving));
+        let written = state.heavy(move || format.lark(shared.dialect, &shared.markers)).await?;
+        written.map(drop).map_err(|error| compile_error(wanted.param, error.into()))
     }
 }
 
