@@ -225,6 +225,20 @@ impl ApiError {
         self
     }
 
+    /// The same about another field, where `other` knows one.
+    #[must_use]
+    pub fn with_param(mut self, other: impl FnOnce(&str) -> Option<String>) -> Self {
+        if let Some(other) = self.body.param.as_deref().and_then(other) {
+            self.body.param = Some(other);
+        }
+        self
+    }
+
+    /// The code that programs know it by.
+    pub fn code(&self) -> Option<&str> {
+        self.body.code.as_deref()
+    }
+
     /// The status that a response with this error has.
     pub fn status(&self) -> StatusCode {
         self.status

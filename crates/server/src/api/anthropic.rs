@@ -4,6 +4,7 @@
 mod answer;
 mod request;
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -51,7 +52,15 @@ pub async fn messages(
         return Err(ApiError::invalid("max_tokens", "is required"));
     }
     let chat = state.work(num_bytes, move || chat_request(request)).await??;
-    let incoming = Incoming { request: &chat, fields: FIELDS, client, id: id.clone(), arrived };
+    let incoming = Incoming {
+        request: &chat,
+        fields: FIELDS,
+        client,
+        id: id.clone(),
+        arrived,
+        inputs: HashMap::new(),
+        truncates: false,
+    };
     let (answer, generation) = pipeline::begin(&state, incoming).await?;
     let streams = answer.settings.stream;
     let answer = MessageAnswer::new(format!("msg_{id}"), answer);
