@@ -200,3 +200,148 @@ fn collect<'v>(value: &'v Value, texts: &mut Vec<&'v str>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The messages of a chat that a message becomes, or the error.
+    fn chat(role: &str, content: Value) -> Result<Value, String> {
+        let message: InputMessage = from_value(&json!({"role": role, "content": content})).expect("is a message");
+        let mut messages = Vec::new();
+        match add(message, "content", &mut messages) {
+            Ok(()) => Ok(json!(messages)),
+            Err(error) => Err(error.to_messages_body().error.message),
+        }
+    }
+
+    fn check(role: &str, content: Value, expected: &Value) {
+        assert_eq!(chat(role, content.clone()).as_ref(), Ok(expected), "{content}");
+    }
+
+    /// As a message of the same role.
+    fn check_text(role: &str, block: Value, expected: &str) {
+        check(role, json!([block]), &json!([{"role": role, "content": expected}]));
+    }
+
+    #[test]
+    fn what_holds_text_is_text() {
+        let text = |text: &str| json!({"type": "text", "text": text, "cache_control": {"type": "ephemeral"}, "citations": null});
+        let document =
+            |source: Value| json!({"type": "document", "source": source, "title": "Title", "context": "Context"});
+        let plain = json!({"type": "text", "media_type": "text/plain", "data": "Data"});
+        let found =
+            json!({"type": "search_result", "source": "http://a", "title": "A", "content": [text("b"), text("c")]});
+        check_text("user", text("a"), "a");
+        check_text("user", document(plain.clone()), "Title\nContext\nData");
+        check_text("user", json!({"type": "document", "source": plain, "title": "", "context": null}), "Data");
+        check_text("user", document(json!({"type": "content", "content": "Data"})), "Title\nContext\nData");
+        check_text(
+            "user",
+            document(json!({"type": "content", "content": [text("a"), text("b")]})),
+            "Title\nContext\na\nb",
+        );
+        check_text("user", found.clone(), "A\nhttp://a\nb\nc");
+        check_text("user", json!({"type": "tool_reference", "tool_name": "grep"}), "grep");
+        let result =
+            |content: Value| json!([{"type": "tool_result", "tool_use_id": "1", "is_error": true, "content": content}]);
+        let given = |text: &str| json!([{"role": "tool", "content": text, "tool_call_id": "1"}]);
+        check(
+            "user",
+            result(json!([text("a"), found, {"type": "tool_reference", "tool_name": "f"}])),
+            &given("a\nA\nhttp://a\nb\nc\nf"),
+        );
+        check("user", result(json!("a")), &given("a"));
+        check("user", result(json!([])), &given(""));
+        check("user", result(json!(null)), &given(""));
+    }
+
+    #[test]
+    fn tools_of_servers_leave_their_text() {
+        for passed_over in [
+            json!({"type": "server_tool_use", "id": "1", "name": "web_search", "input": {"query": "q"}}),
+            json!({"type": "mcp_tool_use", "id": "1", "name": "f", "server_name": "s", "input": {}}),
+            json!({"type": "mcp_tool_listing", "mcp_server_name": "s", "tools": []}),
+            json!({"type": "container_upload", "file_id": "f"}),
+            json!({"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}}),
+            json!({"type": "redacted_thinking", "data": "x"}),
+            json!({"type": "compaction", "content": null, "encrypted_content": "x"}),
+            json!({"type": "web_search_tool_result", "content": {"type": "web_search_tool_result_error", "error_code": "x"}}),
+            json!({"type": "thinking", "thinking": "", "signature": "x"}),
+        ] {
+            check_text("assistant", passed_over, "");
+        }
+        let page = json!({"type": "web_search_result", "title": "T", "url": "http://t", "encrypted_content": "x", "page_age": null});
+        check_text(
+            "assistant",
+            json!({"type": "web_search_tool_result", "tool_use_id": "1", "content": [page]}),
+            "T\nhttp://t",
+        );
+        let pdf = json!({"type": "base64", "media_type": "application/pdf", "data": "x"});
+        let plain = json!({"type": "text", "media_type": "text/plain", "data": "Page"});
+        let fetched = |source: &Value| {
+            let document = json!({"type": "document", "title": "T", "source": source});
+            let content = json!({"type": "web_fetch_result", "url": "http://t", "content": document});
+            json!({"type": "web_fetch_tool_result", "tool_use_id": "1", "content": content})
+        };
+        check_text("assistant", fetched(&plain), "http://t\nT\nPage");
+        check_text("assistant", fetched(&pdf), "http://t\nT");
+        let ran = json!({"type": "code_execution_result", "stdout": "4", "stderr": "", "return_code": 0, "content": [{"type": "code_execution_output", "file_id": "f"}]});
+        check_text("assistant", json!({"type": "code_execution_tool_result", "tool_use_id": "1", "content": ran}), "4");
+        let text = json!([{"type": "text", "text": "a"}]);
+        check_text("assistant", json!({"type": "mcp_tool_result", "tool_use_id": "1", "content": text}), "a");
+        check_text("assistant", json!({"type": "mcp_tool_result", "tool_use_id": "1", "content": "a"}), "a");
+        check_text("assistant", json!({"type": "compaction", "content": "So far."}), "So far.");
+    }
+
+    #[test]
+    fn turns_stay_turns() {
+        let text = |text: &str| json!({"type": "text", "text": text});
+        check("user", json!([]), &json!([{"role": "user", "content": ""}]));
+        let note = text("x-anthropic-billing-header: cc_version=2.1; cch=1;");
+        check("system", json!([note, text("a"), text("b")]), &json!([{"role": "system", "content": "a\nb"}]));
+        check("system", json!([note]), &json!([]));
+        check("system", json!("a"), &json!([{"role": "system", "content": "a"}]));
+        let call = json!({"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}});
+        check(
+            "assistant",
+            json!([{"type": "thinking", "thinking": "well", "signature": "x"}, text("a"), call]),
+            &json!([{
+                "role": "assistant", "content": "a", "reasoning_content": "well",
+                "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}}],
+            }]),
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let image = json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "x"}});
+        let document = |source: Value| json!({"type": "document", "source": source});
+        let inner = document(json!({"type": "text", "data": "x"}));
+        for (role, block, begin) in [
+            ("user", image.clone(), "content[0]: images are not supported here"),
+            ("user", json!({"type": "tool_result", "content": [image]}), "content[0].content[0]: images are not"),
+            (
+                "user",
+                document(json!({"type": "base64", "data": "x"})),
+                "content[0].source.type: documents of type \"base64\"",
+            ),
+            ("user", document(json!({"type": "text"})), "content[0].source.data: must be a string"),
+            ("user", document(json!({"type": "content", "content": [image]})), "content[0].source.content[0]: images"),
+            (
+                "user",
+                document(json!({"type": "content", "content": [inner]})),
+                "content[0].source.content[0]: blocks of",
+            ),
+            ("user", document(json!({"type": "content", "content": 5})), "content[0].source.content: must be"),
+            ("user", json!({"type": "document"}), "content[0].source: must be an object"),
+            ("user", json!({"type": "tool_reference"}), "content[0].tool_name: is required"),
+            ("user", json!({"type": "tool_result", "content": {}}), "content[0].content: must be"),
+            ("user", json!({"type": "video"}), "content[0]: blocks of type \"video\" are not supported here"),
+            ("system", image, "content[0]: images"),
+        ] {
+            let error = chat(role, json!([block])).expect_err("cannot be read");
+            assert!(error.starts_with(begin), "{block}: {error}");
+        }
+    }
+}
