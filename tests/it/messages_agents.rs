@@ -233,8 +233,8 @@ async fn tools_of_anthropic() {
     let count =
         async |tools: &[Value]| server.ask(COUNT, ask("Hi", json!({"tools": tools}))).await["input_tokens"].clone();
     assert_eq!(count(&hosted).await, count(&[]).await);
-    let all = [&hosted[..], &[weather.clone()]].concat();
-    assert_eq!(count(&all).await, count(&[weather]).await);
+    let all = [&hosted[..], std::slice::from_ref(&weather)].concat();
+    assert_eq!(count(&all).await, count(std::slice::from_ref(&weather)).await);
     for choice in [json!({"type": "any"}), json!({"type": "tool", "name": "get_weather"})] {
         let answer = server
             .ask(MESSAGES, ask("What is the weather in Oslo?", json!({"tools": all, "tool_choice": choice})))

@@ -23,25 +23,21 @@ pub fn read(tools: Vec<InputTool>) -> Result<Tools, ApiError> {
     let mut read = Tools { functions: Vec::new(), places: Vec::new(), left_out: Vec::new() };
     for (index, tool) in tools.into_iter().enumerate() {
         let function = match tool.kind.as_deref() {
-            None | Some("custom") => Some(function(tool)),
-            Some(kind) if is_anthropics(kind) => match known(kind) {
-                Some((description, parameters)) => {
-                    Some(json!({"name": tool.name, "description": description, "parameters": parameters}))
-                }
-                None => {
+            None | Some("custom") => function(tool),
+            Some(kind) if is_anthropics(kind) => {
+                let Some((description, parameters)) = known(kind) else {
                     read.left_out.extend(tool.name);
-                    None
-                }
-            },
+                    continue;
+                };
+                json!({"name": tool.name, "description": description, "parameters": parameters})
+            }
             Some(kind) => {
                 let message = format!("must be \"custom\" or a tool of Anthropic's, not {:?}", echo(kind));
                 return Err(ApiError::invalid(format!("tools[{index}].type"), message));
             }
         };
-        if let Some(function) = function {
-            read.functions.push(json!({"type": "function", "function": function}));
-            read.places.push(index);
-        }
+        read.functions.push(json!({"type": "function", "function": function}));
+        read.places.push(index);
     }
     if !read.left_out.is_empty() {
         tracing::debug!(tools = ?read.left_out, "passed over: tools that Anthropic's servers run");
