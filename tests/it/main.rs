@@ -16,6 +16,7 @@ mod helper;
 mod invariance;
 mod lifecycle;
 mod messages;
+mod messages_agents;
 mod openapi;
 mod page;
 mod quantised;
