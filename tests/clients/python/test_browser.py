@@ -49,7 +49,7 @@ def last_answer(browser):
 def test_chat_page(browser, demo):
     browser.get(demo)
     facts = browser.find_element(By.ID, "facts")
-    wait(browser, lambda: "moesaic-demo" in facts.text and "8,192" in facts.text and "deepseek-v3.1" in facts.text)
+    wait(browser, lambda: "moesaic-demo" in facts.text and "65,536" in facts.text and "deepseek-v3.1" in facts.text)
     # The page draws once per frame, and this model is quick: few steps, but more than one.
     browser.execute_script("""
         window.lengths = [];
