@@ -210,17 +210,16 @@ fn import(line: &str, result: &mut String, budget: &mut Budget) -> Result<(), Gr
         Some((name, alias)) => (name.trim(), Some(alias.trim())),
         None => (names, None),
     };
-    let names = match names.strip_prefix('.') {
-        Some(name) => vec![name],
-        None => {
-            let inner = names.strip_prefix('(').and_then(|names| names.strip_suffix(')')).ok_or_else(unknown)?;
-            inner.split(',').map(str::trim).collect()
-        }
+    let names = if let Some(name) = names.strip_prefix('.') {
+        vec![name]
+    } else {
+        let inner = names.strip_prefix('(').and_then(|names| names.strip_suffix(')')).ok_or_else(unknown)?;
+        inner.split(',').map(str::trim).collect()
     };
     for name in names {
         let (_, pattern) = COMMON.iter().find(|(known, _)| *known == name).ok_or_else(unknown)?;
         let pattern = spelled(pattern, budget)?;
-        result.push_str(&format!("{}: {pattern}\n", alias.unwrap_or(name)));
+        result.extend([alias.unwrap_or(name), ": ", &pattern, "\n"]);
     }
     Ok(())
 }
