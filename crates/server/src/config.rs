@@ -14,15 +14,11 @@ use serde::{Deserialize, Serialize};
 mod checks;
 mod kinds;
 
+pub use checks::ConfigError;
 use checks::{all_keys, at_most, bounded, log_level, origins, parse_size, seconds, some_seconds};
 pub use kinds::{
     DeviceKind, Dtype, HostedTools, KvCacheDtype, LogFormat, NumericsMode, QuantizationKind, SchedulingPolicy,
 };
-
-/// A configuration that cannot be used: shown to the person who starts the server.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(pub String);
 
 /// Positions are counted as whole numbers in f32, where the rotary embedding turns them into angles.
 const MAX_POSITIONS: usize = 1 << 24;

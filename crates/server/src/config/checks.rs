@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::ConfigError;
+/// A configuration that cannot be used: shown to the person who starts the server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
 
 pub(super) fn bounded(key: &str, value: usize, high: usize) -> Result<usize, ConfigError> {
     if value == 0 { Err(ConfigError(format!("{key} must be at least 1"))) } else { at_most(key, value, high) }
