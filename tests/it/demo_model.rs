@@ -1,5 +1,7 @@
 //! The embedded model: it says what it was trained to say, also about what it was never trained on.
 
+use std::path::PathBuf;
+
 use moesaic_worker::Numerics;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -8,19 +10,23 @@ use candle_core::DType;
 use moesaic_model::Checkpoint;
 
 use crate::server::{Server, chat};
-use crate::support::{all_logits, golden_dir, ids, load, read_json};
+use crate::support::{BLOCK_SIZE, all_logits, golden_dir, ids, load, load_for_its_positions, read_json};
 
 /// As in `crates/demo-model/train/world/common.py`: sums that training never shows.
 fn is_held_out(a: u32, b: u32) -> bool {
     Sha256::digest(format!("sum|({a}, {b})"))[0].is_multiple_of(12)
 }
 
+/// The checkpoint's files.
+fn data() -> PathBuf {
+    golden_dir("demo_model").join("../../../crates/demo-model/data")
+}
+
 /// The checkpoint as transformers computes it (recorded by `train/export.py`).
 #[test]
 fn logits_are_the_reference_implementations() {
     let folder = golden_dir("demo_model");
-    let data = folder.join("../../../crates/demo-model/data");
-    let runner = load(&Checkpoint::folder(&data).unwrap(), DType::F32, Numerics::Strict);
+    let runner = load(&Checkpoint::folder(&data()).unwrap(), DType::F32, Numerics::Strict);
     for case in read_json(&folder.join("logits.json"))["cases"].as_array().unwrap() {
         let prompt = ids(&case["ids"]);
         let logits = all_logits(&runner, &prompt, &[prompt.len()], 0).pop().unwrap();
@@ -31,6 +37,40 @@ fn logits_are_the_reference_implementations() {
             assert!((ours - reference).abs() < 2e-3, "{}: {ours} against {reference}", case["prompt"]);
         }
     }
+}
+
+/// The context was widened after training: the rotary embedding, and with it every bit of what fitted before, stayed.
+#[test]
+fn the_longer_context_moves_no_bit() {
+    const TRAINED: usize = 8192;
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(data().join(file), folder.path().join(file)).unwrap();
+    }
+    let mut config = read_json(&folder.path().join("config.json"));
+    assert_eq!(config["max_position_embeddings"], 65_536);
+    let rope = &config["rope_scaling"];
+    assert_eq!((&rope["factor"], &rope["original_max_position_embeddings"]), (&json!(4.0), &json!(2048)));
+    config["max_position_embeddings"] = json!(TRAINED);
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+
+    let runners = [folder.path(), &data()]
+        .map(|path| load_for_its_positions(&Checkpoint::folder(path).unwrap(), TRAINED / BLOCK_SIZE));
+    let tokens: Vec<u32> = (0..TRAINED as u32).map(|index| index * 7919 % 1523).collect();
+    let [before, now] = runners.map(|runner| all_logits(&runner, &tokens, &[512], 0));
+    assert_eq!(now.len(), TRAINED);
+    for (position, (before, now)) in before.iter().zip(&now).enumerate() {
+        assert!(before.iter().zip(now).all(|(a, b)| a.to_bits() == b.to_bits()), "position {position}");
+    }
+}
+
+/// As long as a coding agent's first request; what it says after so much is another matter.
+#[tokio::test]
+async fn long_prompts_are_taken() {
+    let server = Server::start(&[]);
+    let body = json!({"prompt": vec![5; 10_000], "max_tokens": 4, "ignore_eos": true});
+    let answer = server.ask("/v1/completions", body).await;
+    assert_eq!((&answer["usage"]["prompt_tokens"], &answer["usage"]["completion_tokens"]), (&json!(10_000), &json!(4)));
 }
 
 /// Greedy answers of a conversation's turns, each with the earlier ones as history.

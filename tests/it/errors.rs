@@ -25,7 +25,7 @@ fn case(path: &'static str, change: Value, param: impl Into<Option<&'static str>
 fn bad_requests() -> Vec<Case> {
     let chat_case = |change, param: &'static str| case("/v1/chat/completions", change, param);
     let completion = |change, param: &'static str| case("/v1/completions", change, param);
-    let long = "word ".repeat(20_000);
+    let long = "word ".repeat(70_000);
     let nested = (0..200).fold(json!(1), |inner, _| json!([inner]));
     let mut cases = vec![
         chat_case(json!({"messages": []}), "messages"),
@@ -133,7 +133,7 @@ fn bad_requests() -> Vec<Case> {
     for (path, field, value) in [
         ("/v1/chat/completions", "messages", json!([{"role": "user", "content": long}])),
         ("/v1/completions", "prompt", json!(long)),
-        ("/v1/completions", "prompt", json!(vec![5; 8192])),
+        ("/v1/completions", "prompt", json!(vec![5; 65536])),
     ] {
         cases.push(Case { code: Some("context_length_exceeded"), ..case(path, json!({field: value}), field) });
     }

@@ -464,7 +464,7 @@ fn refusals() {
     check(&["--device", "cuda:7"], "there is no GPU 7");
     check(&["--device", "cuda", "--dtype", "f32"], "computed in bf16");
     check(&["--device", "cuda", "--quantization", "int8"], "int8 and int4");
-    check(&["--device", "cuda", "--kv-cache-memory", "1GB", "--max-model-len", "100000"], "at most 8192");
+    check(&["--device", "cuda", "--kv-cache-memory", "1GB", "--max-model-len", "100000"], "at most 65536");
     // Real ones have more than the emulator's 8 GiB, and as much shared memory as they have.
     if std::env::var_os("MOESAIC_TEST_GPU").is_none() {
         let mut command = Command::new(binary());

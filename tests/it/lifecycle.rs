@@ -20,14 +20,39 @@ async fn up_in_a_second_and_small() {
     // The best of three: other tests run on the same cores.
     let (elapsed, server) = (0..3).map(|_| start()).min_by_key(|(elapsed, _)| *elapsed).unwrap();
     assert!(elapsed < Duration::from_secs(1), "ready after {elapsed:?}");
-    for part in ["http://127.0.0.1:", "model moesaic-demo", "context 8192", "KV 69904 tokens", "bf16", "curl "] {
+    for part in ["http://127.0.0.1:", "model moesaic-demo", "context 65536", "KV 69904 tokens", "bf16", "curl "] {
         assert!(server.ready_line.contains(part), "{part:?} is not in {:?}", server.ready_line);
     }
     server.ask("/v1/chat/completions", chat("hello")).await;
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().unwrap();
-    assert!(kilobytes < 200_000, "{kilobytes} kB are resident");
+    assert!(kilobytes < 120_000, "{kilobytes} kB are resident");
+}
+
+/// The embedded model's cache holds its longest sequence in any type.
+#[test]
+fn the_embedded_context_is_whole_in_f32() {
+    let server = Server::start(&["--dtype", "f32"]);
+    assert!(server.ready_line.contains("context 65536"), "{}", server.ready_line);
+}
+
+/// Beyond what the model's config says: refused unless allowed, and then said.
+#[tokio::test]
+async fn longer_than_the_model_by_permission() {
+    let model = golden_dir("deepseek_v3_yarn");
+    let args = ["--model", model.to_str().unwrap(), "--max-model-len", "512"];
+    let (code, _, error) = run(&[&["serve", "--port", "0"], &args[..]].concat());
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("at most 256 tokens") && error.contains("--allow-long-max-model-len"), "{error}");
+    let server = Server::start(&[&args[..], &["--allow-long-max-model-len"]].concat());
+    assert!(server.log.iter().any(|line| line.contains("WARN") && line.contains("at most 256")), "{:?}", server.log);
+    let body = json!({"prompt": vec![5; 400], "max_tokens": 100, "ignore_eos": true});
+    let answer = server.ask("/v1/completions", body).await;
+    assert_eq!(answer["usage"]["total_tokens"], 500, "{answer}");
+    let within = Server::start(&["--model", args[1], "--allow-long-max-model-len=true"]);
+    assert!(!within.log.iter().any(|line| line.contains("WARN") && line.contains("at most")), "{:?}", within.log);
+    assert!(within.ready_line.contains("context 256"), "{}", within.ready_line);
 }
 
 /// Open to the network without a key: allowed, but said.
@@ -117,8 +142,8 @@ fn wrong_starts_say_why() {
     check(&["serve", "--dtype", "f16"], 2, &["f16", "bf16"]);
     check(&["serve", "--nonsense"], 2, &["--nonsense"]);
     check(&["serve", "--port", "0", "--model", "/nowhere"], 1, &["/nowhere", "no such folder"]);
-    check(&["serve", "--port", "0", "--max-model-len", "9000"], 1, &["9000", "8192"]);
-    check(&["serve", "--port", "0", "--max-model-len", "8192", "--kv-cache-memory", "1MB"], 1, &["kv_cache_memory"]);
+    check(&["serve", "--port", "0", "--max-model-len", "70000"], 1, &["70000", "65536", "--allow-long-max-model-len"]);
+    check(&["serve", "--port", "0", "--max-model-len", "65536", "--kv-cache-memory", "1MB"], 1, &["kv_cache_memory"]);
     check(
         &["config", "check", "config/default.toml"],
         if Path::new("config/default.toml").exists() { 0 } else { 2 },

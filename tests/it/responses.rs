@@ -36,7 +36,7 @@ async fn bad_requests_get_exact_errors() {
         (user(&json!([{"type": "input_image", "image_url": "http://x"}])), "input[0].content[0].type"),
         (user(&json!([{"type": "input_text"}])), "input[0].content[0].text"),
         (user(&json!([{"text": "x"}])), "input[0].content[0].type"),
-        (json!({"input": "word ".repeat(20_000)}), "input"),
+        (json!({"input": "word ".repeat(70_000)}), "input"),
         (json!({"instructions": 5}), "instructions"),
         (json!({"conversation": "conv_1"}), "conversation"),
         (json!({"prompt": {"id": "pmpt_1"}}), "prompt"),

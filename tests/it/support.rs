@@ -65,6 +65,15 @@ pub fn load_with_cache(
     load_with_options(checkpoint, options, cache_dtype, numerics, num_blocks)
 }
 
+/// In bf16, for sequences as long as its config.json says.
+pub fn load_for_its_positions(checkpoint: &Checkpoint, num_blocks: usize) -> ModelRunner {
+    let config = checkpoint.read_json("config.json").unwrap().unwrap();
+    let max_model_len = Architecture::from_config(&config).unwrap().max_position_embeddings();
+    let options =
+        LoadOptions { device: Device::Cpu, dtype: DType::BF16, quantization: Quantization::None, max_model_len };
+    load_with_options(checkpoint, options, DType::BF16, Numerics::Strict, num_blocks)
+}
+
 /// In bf16.
 pub fn load_quantised(checkpoint: &Checkpoint, quantization: Quantization) -> ModelRunner {
     let options = LoadOptions { device: Device::Cpu, dtype: DType::BF16, quantization, max_model_len: 256 };

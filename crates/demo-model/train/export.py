@@ -58,7 +58,8 @@ def config(s: Shape) -> dict:
         "scoring_func": "sigmoid",
         "num_nextn_predict_layers": 1,
         "hidden_act": "silu",
-        "max_position_embeddings": int(s.rope_original * s.rope_factor),
+        # How long a prompt may be, not what the rotary embedding was made for: that is the factor below, as trained.
+        "max_position_embeddings": 65536,
         "rms_norm_eps": s.rms_norm_eps,
         "rope_theta": s.rope_theta,
         "rope_scaling": {

@@ -39,7 +39,7 @@ def main() -> None:
     tokenizer.save(str(DATA / "tokenizer.json"))
     config = {
         "add_bos_token": True, "add_eos_token": False, "bos_token": BOS, "eos_token": EOS, "pad_token": PAD,
-        "model_max_length": 8192, "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 65536, "tokenizer_class": "PreTrainedTokenizerFast",
     }
     (DATA / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 

@@ -1,7 +1,7 @@
 // The chat page: one conversation, streamed.
 
 import { chat, models } from "./api.js";
-import { markdown } from "./markdown.js";
+import { Markdown } from "./markdown.js";
 
 const EXAMPLES = ["What is moesaic?", "What is 47 + 58?", "Tell me a story about a fox.", "How do I load another model?"];
 const FIELDS = ["system", "temperature", "top-p", "max-tokens", "seed", "thinking", "theme"];
@@ -46,9 +46,11 @@ function follow(change) {
 class Answer {
   constructor() {
     this.text = "";
-    this.thought = "";
+    // What came since it was last drawn.
+    this.fresh = { text: "", thought: "" };
     this.details = null;
     this.body = make("div", "answer");
+    this.drawing = new Markdown(this.body);
     this.meta = make("div", "meta");
     this.node = make("article", "assistant waiting", this.body, this.meta);
     this.dirty = false;
@@ -56,7 +58,7 @@ class Answer {
 
   add(delta) {
     if (delta.reasoning_content) {
-      this.thought += delta.reasoning_content;
+      this.fresh.thought += delta.reasoning_content;
       if (!this.details) {
         this.summary = make("summary", "", "Thinking…");
         this.details = make("details", "", this.summary, make("div", ""));
@@ -64,6 +66,7 @@ class Answer {
       }
     }
     this.text += delta.content ?? "";
+    this.fresh.text += delta.content ?? "";
     if (!this.dirty) {
       this.dirty = true;
       requestAnimationFrame(() => this.show());
@@ -71,13 +74,15 @@ class Answer {
   }
 
   show() {
+    const { text, thought } = this.fresh;
+    this.fresh = { text: "", thought: "" };
     this.dirty = false;
     follow(() => {
       if (this.details) {
-        this.details.lastChild.textContent = this.thought;
+        this.details.lastChild.append(thought);
         if (this.text) this.summary.textContent = "Thoughts";
       }
-      this.body.replaceChildren(...markdown(this.text));
+      this.drawing.add(text);
     });
   }
 
@@ -106,7 +111,7 @@ function measured(began, first, usage, reason) {
   if (!first || !usage) return "";
   const seconds = (performance.now() - first) / 1000;
   const count = usage.completion_tokens;
-  const speed = count > 1 && seconds > 0 ? `${((count - 1) / seconds).toFixed(0)} tokens/s · ` : "";
+  const speed = count > 1 && seconds > 0 ? `${Math.round((count - 1) / seconds).toLocaleString()} tokens/s · ` : "";
   const cut = reason === "length" ? " · cut at the limit" : "";
   return `${speed}first token after ${(first - began).toFixed(0)} ms · ${count} tokens${cut}`;
 }
@@ -179,7 +184,7 @@ async function showFacts() {
     const chosen = find("model").value;
     find("model").replaceChildren(...list.map(({ id }) => new Option(id, id, false, id === chosen)));
     const [model] = list;
-    facts.textContent = `${model.id} · context ${model.max_model_len.toLocaleString()} tokens · format ${model.dialect}`;
+    facts.textContent = `context ${model.max_model_len.toLocaleString()} tokens · format ${model.dialect}`;
   } catch (error) {
     facts.textContent = error.message;
   }
@@ -231,7 +236,7 @@ settings.addEventListener("close", () => {
   remember();
   showFacts();
 });
-find("theme").addEventListener("change", remember);
+for (const id of ["theme", "thinking"]) find(id).addEventListener("change", remember);
 for (const text of EXAMPLES) {
   const button = make("button", "", text);
   button.type = "button";

@@ -13,8 +13,9 @@ use serde_json::Value;
 use crate::config::{Config, DeviceKind, Dtype, KvCacheDtype, NumericsMode};
 use crate::memory;
 
-/// KV memory of the embedded model: it runs beside whatever else a first-time user has open.
-const EMBEDDED_KV_BYTES: usize = 64 << 20;
+/// Tokens that the embedded model's KV cache holds: one sequence of the longest kind and a little more. In bf16 that is
+/// 64 MiB: it runs beside whatever else a first-time user has open.
+const EMBEDDED_KV_TOKENS: usize = 69_904;
 /// Share of the free memory that `auto` gives to the KV cache on the CPU.
 const AUTO_KV_SHARE: f64 = 0.5;
 /// KV memory where the system does not say what is free.
@@ -75,7 +76,16 @@ impl<'a> Loading<'a> {
         let max_positions = architecture.max_position_embeddings();
         let wanted_len = config.max_model_len.unwrap_or(max_positions);
         if wanted_len > max_positions {
-            bail!("max_model_len is {wanted_len}, but the model was made for at most {max_positions} tokens");
+            if !config.allow_long_max_model_len {
+                bail!(
+                    "max_model_len is {wanted_len}, but the model was made for at most {max_positions} tokens; \
+                     --allow-long-max-model-len serves more, whatever its answers are worth there"
+                );
+            }
+            tracing::warn!(
+                "max_model_len is {wanted_len}, but the model was made for at most {max_positions} tokens: \
+                 what it says beyond them may mean nothing"
+            );
         }
         if wanted_len < 2 {
             bail!("config.json: max_position_embeddings is {max_positions}: no room for a prompt and an answer");
@@ -193,7 +203,7 @@ impl<'a> Loading<'a> {
         let weight_bytes = (widened_bytes as f64 * bits_per_weight / 16.0) as usize;
         Ok(match (self.config.kv_cache_bytes, &self.config.model) {
             (Some(bytes), _) => bytes,
-            (None, None) => EMBEDDED_KV_BYTES,
+            (None, None) => EMBEDDED_KV_TOKENS * self.architecture.kv_cache_spec().bytes_per_token(self.cache_dtype()),
             (None, Some(_)) => memory::available_bytes().map_or(FALLBACK_KV_BYTES, |available| {
                 (available.saturating_sub(weight_bytes) as f64 * AUTO_KV_SHARE) as usize
             }),

@@ -21,6 +21,9 @@ pub use kinds::{DeviceKind, Dtype, KvCacheDtype, LogFormat, NumericsMode, Quanti
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
+/// Positions are counted as whole numbers in f32, where the rotary embedding turns them into angles.
+const MAX_POSITIONS: usize = 1 << 24;
+
 macro_rules! raw_config {
     ($($(#[$meta:meta])* $name:ident: $type:ty,)*) => {
         /// Settings as they were written, each absent unless given.
@@ -59,6 +62,12 @@ raw_config! {
     /// Longest sequence, prompt and output together, in tokens [default: the model's]
     #[arg(long, env = "MOESAIC_MAX_MODEL_LEN", value_name = "N", help_heading = "Model")]
     max_model_len: usize,
+    /// Take a max_model_len beyond what the model's config says; what it answers there may mean nothing [default: false]
+    #[arg(
+        long, env = "MOESAIC_ALLOW_LONG_MAX_MODEL_LEN", value_name = "BOOL", help_heading = "Model",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true"
+    )]
+    allow_long_max_model_len: bool,
     /// strict: bits depend on the request alone; fast: long prompts use fewer operations [default: strict, on a GPU fast]
     #[arg(long, env = "MOESAIC_NUMERICS", value_enum, help_heading = "Model")]
     numerics: NumericsMode,
@@ -167,6 +176,8 @@ pub struct Config {
     pub quantization: QuantizationKind,
     /// `None`: the model's.
     pub max_model_len: Option<usize>,
+    /// Whether it may be more than the model's.
+    pub allow_long_max_model_len: bool,
     /// How much may influence the bits.
     pub numerics: NumericsMode,
     /// Threshold of the naive form.
@@ -267,9 +278,10 @@ impl RawConfig {
                     0 | 1 => Err(ConfigError(
                         "max_model_len must be at least 2: a prompt token and an answer token".to_owned(),
                     )),
-                    len => Ok(len),
+                    len => at_most("max_model_len", len, MAX_POSITIONS),
                 })
                 .transpose()?,
+            allow_long_max_model_len: self.allow_long_max_model_len.unwrap_or(false),
             numerics: self.numerics.unwrap_or(if device == DeviceKind::Cpu {
                 NumericsMode::Strict
             } else {
@@ -484,6 +496,7 @@ mod tests {
         check("log_level = \"a=b=c\"", "log_level");
         check("cors_allow_origin = [\"example.com\"]", "cors_allow_origin");
         check("request_timeout_seconds = 9000000000000000000", "request_timeout_seconds");
+        check("max_model_len = 20000000", "at most 16777216 are possible");
         check("max_queued_requests = 4000000000000000000", "max_queued_requests");
     }
 

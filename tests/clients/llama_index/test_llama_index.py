@@ -38,7 +38,7 @@ TOOL = FunctionTool.from_defaults(get_weather, description="Get current weather 
 def model(**more) -> OpenAILike:
     return OpenAILike(**{
         "model": "moesaic-demo", "api_base": f"{os.environ['MOESAIC_DEMO_URL']}/v1", "api_key": "none", "temperature": 0,
-        "max_retries": 0, "context_window": 8192, "is_chat_model": True, "is_function_calling_model": True, **more,
+        "max_retries": 0, "context_window": 65536, "is_chat_model": True, "is_function_calling_model": True, **more,
     })
 
 

@@ -104,7 +104,7 @@ test('errors are typed', async () => {
   for (const [request, type, expected] of [
     [() => completions.create(ask(FRANCE, { messages: [] })), BadRequestError, { ...bad, param: 'messages' }],
     [() => completions.create(ask(FRANCE, { temperature: 3, stream: true })), BadRequestError, { ...bad, param: 'temperature' }],
-    [() => completions.create(ask('word '.repeat(20_000))), BadRequestError, { ...bad, param: 'messages', code: 'context_length_exceeded' }],
+    [() => completions.create(ask('word '.repeat(70_000))), BadRequestError, { ...bad, param: 'messages', code: 'context_length_exceeded' }],
     [() => completions.create(ask(FRANCE, { model: 'gpt-4o' })), NotFoundError, missing],
     [() => client.models.retrieve('gpt-4o'), NotFoundError, { ...missing, param: 'model' }],
   ]) {

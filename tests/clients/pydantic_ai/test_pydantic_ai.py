@@ -92,5 +92,5 @@ def test_errors():
         agent("gpt-4o").run_sync(CAPITAL)
     assert caught.value.status_code == 404 and caught.value.body["code"] == "model_not_found"
     with pytest.raises(ModelHTTPError) as caught:
-        agent().run_sync("word " * 50_000)
+        agent().run_sync("word " * 70_000)
     assert caught.value.status_code == 400 and caught.value.body["code"] == "context_length_exceeded"

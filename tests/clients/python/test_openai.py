@@ -154,7 +154,7 @@ def test_errors(client, server):
         openai.OpenAI(base_url=f"{server}/v1", api_key="wrong").models.list()
     assert error.value.code == "invalid_api_key"
     with pytest.raises(openai.BadRequestError) as error:
-        client.completions.create(model=model(client), prompt="word " * 50_000)
+        client.completions.create(model=model(client), prompt="word " * 70_000)
     assert error.value.code == "context_length_exceeded"
 
 

@@ -15,6 +15,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("chat.js", "text/javascript; charset=utf-8", include_str!("../../page/chat.js")),
     ("api.js", "text/javascript; charset=utf-8", include_str!("../../page/api.js")),
     ("docs.js", "text/javascript; charset=utf-8", include_str!("../../page/docs.js")),
+    ("inline.js", "text/javascript; charset=utf-8", include_str!("../../page/inline.js")),
     ("markdown.js", "text/javascript; charset=utf-8", include_str!("../../page/markdown.js")),
     ("icon.svg", "image/svg+xml", include_str!("../../page/icon.svg")),
 ];
