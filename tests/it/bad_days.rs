@@ -79,7 +79,7 @@ async fn the_context_ends() {
     for (path, body) in long_requests() {
         let answer = server.ask(path, body.clone()).await;
         if path == MESSAGES {
-            assert_eq!(answer["stop_reason"], "max_tokens", "{answer}");
+            assert_eq!(answer["stop_reason"], "model_context_window_exceeded", "{answer}");
             assert!(answer["content"][0]["input"].is_object(), "{answer}");
         } else {
             for choice in answer["choices"].as_array().unwrap() {
@@ -90,7 +90,8 @@ async fn the_context_ends() {
         let response = server.post(path, &with(body, &long)).send().await.unwrap();
         assert_eq!(response.status(), 400);
         let error = response.json::<Value>().await.unwrap()["error"].clone();
-        assert!(error["message"].as_str().unwrap().contains("maximum context length is 256"), "{error}");
+        let words = if path == MESSAGES { " tokens > 256 maximum" } else { "maximum context length is 256" };
+        assert!(error["message"].as_str().unwrap().contains(words), "{error}");
     }
     server.wait_for_metric("vllm:kv_cache_usage_perc", 0.0).await;
 }

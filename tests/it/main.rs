@@ -17,6 +17,7 @@ mod invariance;
 mod launch;
 mod lifecycle;
 mod messages;
+mod messages_agents;
 mod openapi;
 mod page;
 mod quantised;

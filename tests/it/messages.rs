@@ -32,6 +32,17 @@ async fn errors_name_the_fields_of_this_api() {
         (said(json!({"type": "tool_use", "id": "a"})), "messages[1].content[0].name: is required"),
         (json!({"system": [{"type": "text"}]}), "system[0].text: is required"),
         (json!({"tools": [{"name": "a b"}]}), "tools[0].name: "),
+        (json!({"tools": [{"description": "d"}]}), "tools[0].name: is required"),
+        // Tools that are left out do not move the others.
+        (json!({"tools": [{"type": "web_search_20250305", "name": "w"}, {"name": "a b"}]}), "tools[1].name: "),
+        (json!({"thread": {"type": "continue", "previous_message_id": "m"}}), "thread: "),
+        (json!({"compaction": {}}), "compaction: "),
+        (json!({"output_format": {"type": "json_schema", "schema": thing}}), "output_format: "),
+        (json!({"output_format": {"type": "xml", "schema": {}}}), "output_format.type: "),
+        (
+            json!({"output_format": {"type": "json_schema", "schema": {}}, "output_config": {"format": {"type": "json_schema", "schema": thing}}}),
+            "output_format: cannot be combined with output_config.format",
+        ),
         (json!({"tools": [{"name": "f", "input_schema": 5}]}), "tools[0].input_schema: "),
         (json!({"tools": [{"name": "f", "input_schema": {"type": "string"}}]}), "tools[0].input_schema.type: "),
         (json!({"tools": [{"name": "f"}], "tool_choice": {"type": "tool", "name": "g"}}), "tool_choice: "),
@@ -65,7 +76,7 @@ async fn errors_of_messages() {
         (json!({"max_tokens": null}), 400, "invalid_request_error", "max_tokens"),
         (json!({"max_tokens": 0}), 400, "invalid_request_error", "max_tokens"),
         (json!({"messages": []}), 400, "invalid_request_error", "messages"),
-        (json!({"messages": [{"role": "system", "content": "x"}]}), 400, "invalid_request_error", "messages[0].role"),
+        (json!({"messages": [{"role": "robot", "content": "x"}]}), 400, "invalid_request_error", "messages[0].role"),
         (
             json!({"messages": [{"role": "user", "content": image}]}),
             400,
@@ -74,7 +85,7 @@ async fn errors_of_messages() {
         ),
         (json!({"system": 5}), 400, "invalid_request_error", "system"),
         (json!({"thinking": {"type": "maybe"}}), 400, "invalid_request_error", "thinking.type"),
-        (json!({"tools": [{"type": "bash_20250124", "name": "bash"}]}), 400, "invalid_request_error", "tools[0].type"),
+        (json!({"tools": [{"type": "function", "name": "f"}]}), 400, "invalid_request_error", "tools[0].type"),
         (json!({"tool_choice": {"type": "any"}}), 400, "invalid_request_error", "tool_choice"),
         (json!({"tool_choice": {"type": "tool"}}), 400, "invalid_request_error", "tool_choice"),
         (

@@ -31,6 +31,12 @@ pub struct MessagesRequest {
     pub thinking: Option<InputThinking>,
     /// What the answer must look like.
     pub output_config: Option<OutputConfig>,
+    /// The older name of `output_config.format`.
+    pub output_format: Option<OutputFormat>,
+    /// Refused: asks for a summary of the conversation in the place of an answer. Counting passes it over.
+    pub compaction: Option<Value>,
+    /// A conversation that is kept by the server.
+    pub thread: Option<MessageThread>,
     /// Send the answer as server-sent events.
     pub stream: Option<bool>,
 }
@@ -52,6 +58,8 @@ pub enum InputRole {
     User,
     /// The model.
     Assistant,
+    /// Instructions in the midst of a conversation.
+    System,
 }
 
 /// Text, or a list of blocks.
@@ -64,7 +72,8 @@ pub enum InputContent {
     Blocks(Vec<InputBlock>),
 }
 
-/// A block: `text`, `thinking`, `tool_use` or `tool_result`.
+/// A block: `text`, `thinking`, `tool_use`, `tool_result`, `document`, `search_result` or `tool_reference`. Blocks of tools
+/// that a server ran are passed over but for their text.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct InputBlock {
     /// Its kind.
@@ -82,23 +91,33 @@ pub struct InputBlock {
     pub input: Option<Value>,
     /// The call that a result answers.
     pub tool_use_id: Option<String>,
-    /// Of a result.
-    #[schema(no_recursion)]
-    pub content: Option<Box<InputContent>>,
+    /// Of a result or a search result: text, or a list of blocks. Tools of servers have shapes of their own.
+    pub content: Option<Value>,
+    /// Of a document: an object of type "text" or "content". Of a search result: where it was found.
+    pub source: Option<Value>,
+    /// Of a document or a search result.
+    pub title: Option<String>,
+    /// What else is known of a document.
+    pub context: Option<String>,
+    /// The tool that a reference names.
+    pub tool_name: Option<String>,
 }
 
-/// A function.
+/// A function, or a tool of Anthropic's.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct InputTool {
-    /// Absent or "custom".
+    /// Absent or "custom" for a function. Of Anthropic's tools bash, text editor and memory are offered to the model as the
+    /// functions that they are, the others are passed over.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// Its name.
-    pub name: String,
+    /// Its name; only a set of tools may have none.
+    pub name: Option<String>,
     /// What it does.
     pub description: Option<String>,
     /// JSON schema of its arguments.
     pub input_schema: Option<Value>,
+    /// Refuse the request, rather than relax the schema, when the schema cannot be enforced.
+    pub strict: Option<bool>,
 }
 
 /// Which tools may be called.
@@ -116,11 +135,13 @@ pub struct InputToolChoice {
 /// Whether to think first.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct InputThinking {
-    /// "enabled", "adaptive" or "disabled".
+    /// "enabled", "adaptive", "between_tools" or "disabled"; the last two turn a hybrid model's thinking off.
     #[serde(rename = "type")]
     pub kind: String,
     /// Most tokens of thought.
     pub budget_tokens: Option<u32>,
+    /// "omitted" keeps the thoughts' text from the answer, everything else shows it.
+    pub display: Option<String>,
 }
 
 /// What the answer must look like.
@@ -138,6 +159,14 @@ pub struct OutputFormat {
     pub kind: String,
     /// The schema.
     pub schema: Value,
+}
+
+/// A conversation that is kept by the server.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct MessageThread {
+    /// "create"; "continue" is refused, since nothing is kept here.
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 /// The answer.
@@ -170,7 +199,7 @@ pub enum OutputBlock {
     Thinking {
         /// Its text.
         thinking: String,
-        /// Always empty: nothing is signed here.
+        /// Always the same word, since nothing is signed here; empty at the beginning of a stream.
         signature: String,
     },
     /// Text.
@@ -201,6 +230,8 @@ pub enum StopReason {
     StopSequence,
     /// With a call.
     ToolUse,
+    /// At the end of the model's context, before `max_tokens`.
+    ModelContextWindowExceeded,
 }
 
 /// Token counts.
@@ -241,4 +272,37 @@ pub struct MessagesErrorBody {
     pub kind: String,
     /// For people.
     pub message: String,
+}
+
+/// Served models, a page of them.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ModelPage {
+    /// The models.
+    pub data: Vec<ModelInfo>,
+    /// Whether there are more in the direction of paging.
+    pub has_more: bool,
+    /// The first on this page.
+    pub first_id: Option<String>,
+    /// The last on this page.
+    pub last_id: Option<String>,
+}
+
+/// A served model.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ModelInfo {
+    /// "model"
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What requests call it.
+    pub id: String,
+    /// The same.
+    pub display_name: String,
+    /// When it was loaded, as RFC 3339 has it.
+    pub created_at: String,
+    /// "active"
+    pub lifecycle: String,
+    /// Longest prompt in tokens.
+    pub max_input_tokens: u32,
+    /// Longest answer in tokens.
+    pub max_tokens: u32,
 }

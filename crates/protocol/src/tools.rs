@@ -19,7 +19,7 @@ pub struct Tool {
 /// A function as it is described to the model.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct FunctionSpec {
-    /// 1 to 64 of letters, digits, `_` and `-`.
+    /// 1 to 128 of letters, digits, `_` and `-`.
     pub name: String,
     /// What it does.
     #[serde(default)]

@@ -9,7 +9,7 @@ use moesaic_protocol::anthropic::{MessagesError, MessagesErrorBody};
 use moesaic_protocol::{ErrorBody, ErrorResponse, FieldError};
 use moesaic_scheduler::FailureCause;
 
-use crate::field::Field;
+use crate::field::{Field, own_place};
 
 /// Longest message; what a client sent is echoed only in part.
 const MAX_MESSAGE: usize = 2048;
@@ -26,6 +26,19 @@ pub struct ApiError {
     /// Another field, which the message ends with.
     other: Option<String>,
     retry_after_ms: Option<u64>,
+    /// What does not fit: Anthropic's clients read it from words of their own.
+    excess: Option<Excess>,
+}
+
+/// A prompt and the context that it does not fit into, in tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Excess {
+    /// Of the prompt, or the fewest that it can be.
+    pub num_tokens: usize,
+    /// Most for its answer.
+    pub max_tokens: usize,
+    /// Most for both.
+    pub max_model_len: usize,
 }
 
 impl ApiError {
@@ -36,7 +49,7 @@ impl ApiError {
             param: None,
             code: code.map(str::to_owned),
         };
-        Self { status, body: Box::new(body), other: None, retry_after_ms: None }
+        Self { status, body: Box::new(body), other: None, retry_after_ms: None, excess: None }
     }
 
     fn retry_after(mut self, milliseconds: u64) -> Self {
@@ -67,13 +80,15 @@ impl ApiError {
     }
 
     /// 400: the prompt does not fit.
-    pub fn context_length(param: &str, num_tokens: usize, max_model_len: usize) -> Self {
+    pub fn context_length(param: &str, excess: Excess) -> Self {
+        let Excess { num_tokens, max_model_len, .. } = excess;
         let message = format!(
             "This model's maximum context length is {max_model_len} tokens, but the prompt has {num_tokens} tokens, \
              which leaves no room for an answer. Please shorten it."
         );
         let mut error = Self::invalid(param, message);
         error.body.code = Some("context_length_exceeded".to_owned());
+        error.excess = Some(excess);
         error
     }
 
@@ -225,6 +240,14 @@ impl ApiError {
         self
     }
 
+    /// The same where a list of the client's was translated without some of its items; `own`: as in [`own_place`].
+    #[must_use]
+    pub fn at_own_places(mut self, list: &str, own: &[usize]) -> Self {
+        let place = self.body.param.as_deref().and_then(|path| own_place(path, list, own));
+        self.body.param = place.or(self.body.param);
+        self
+    }
+
     /// The status that a response with this error has.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -241,7 +264,17 @@ impl ApiError {
             503 => "overloaded_error",
             _ => "api_error",
         };
-        let error = MessagesErrorBody { kind: kind.to_owned(), message: self.message() };
+        let message = match self.excess {
+            None => self.message(),
+            Some(Excess { num_tokens, max_model_len, .. }) if num_tokens > max_model_len => {
+                format!("prompt is too long: {num_tokens} tokens > {max_model_len} maximum")
+            }
+            Some(Excess { num_tokens, max_tokens, max_model_len }) => format!(
+                "input length and `max_tokens` exceed context limit: {num_tokens} + {max_tokens} > {max_model_len}, decrease \
+                 input length or `max_tokens` and try again"
+            ),
+        };
+        let error = MessagesErrorBody { kind: kind.to_owned(), message };
         MessagesError { kind: "error".to_owned(), error }
     }
 

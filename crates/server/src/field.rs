@@ -42,6 +42,14 @@ impl Field {
     }
 }
 
+/// The path by the client's own count, where a list was translated without some of its items: `own[i]` is the place of item
+/// `i` in the client's list. `None` for a path that lies in no item.
+pub fn own_place(path: &str, list: &str, own: &[usize]) -> Option<String> {
+    let (index, rest) = path.strip_prefix(list)?.strip_prefix('[')?.split_once(']')?;
+    let place = own.get(index.parse::<usize>().ok()?)?;
+    Some(format!("{list}[{place}]{rest}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +76,16 @@ mod tests {
             ("tools.function", "tools.function"),
         ] {
             assert_eq!(Field::own_name(&fields, chat), own);
+        }
+    }
+
+    #[test]
+    fn places_are_the_clients() {
+        let place = |path| own_place(path, "tools", &[0, 3]);
+        assert_eq!(place("tools[1].name").as_deref(), Some("tools[3].name"));
+        assert_eq!(place("tools[0]").as_deref(), Some("tools[0]"));
+        for path in ["tools", "tools[2].name", "tools[x]", "tools[1", "tool_choice"] {
+            assert_eq!(place(path), None, "{path}");
         }
     }
 }

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 
-/// Most tools in a request, as OpenAI has it.
-const MAX_TOOLS: usize = 128;
-const MAX_NAME: usize = 64;
+/// Most tools in a request: agents with many servers of tools send hundreds.
+const MAX_TOOLS: usize = 512;
+/// Longest name of a tool, as Anthropic has it.
+const MAX_NAME: usize = 128;
 
 /// Tools that the model may call.
 #[derive(Debug, Clone)]

@@ -64,6 +64,7 @@ def test_stream(client):
         final = stream.get_final_message()
     assert [block.type for block in final.content] == [block.type for block in whole.content] == ["thinking", "text"]
     assert final.content[0].thinking == whole.content[0].thinking and final.content[1].text == whole.content[1].text
+    assert final.content[0].signature == whole.content[0].signature != ""
     assert final.stop_reason == "end_turn"
     assert final.usage.output_tokens == whole.usage.output_tokens
     assert kinds[0] == "message_start" and kinds[-1] == "message_stop"
@@ -94,6 +95,20 @@ def test_output_format(client):
     request = ask("Extract the name and age as JSON: Ana is 31 years old.")
     message = client.messages.create(**request, output_config={"format": {"type": "json_schema", "schema": schema}})
     assert json.loads(message.content[0].text) == {"name": "Ana", "age": 31}
+
+
+def test_instructions_anywhere(client):
+    request = ask("What is the capital of France?")
+    request["messages"].append({"role": "system", "content": [{"type": "text", "text": "Be brief."}]})
+    assert "Paris" in client.messages.create(**request).content[0].text
+
+
+def test_models(client):
+    models = [strict(model) for model in client.models.list(limit=1)]
+    assert [model.id for model in models] == ["moesaic-demo"] and models[0].lifecycle == "active"
+    assert strict(client.models.retrieve("moesaic-demo")) == models[0]
+    with pytest.raises(anthropic.NotFoundError):
+        client.models.retrieve("other")
 
 
 def test_count_tokens(client):

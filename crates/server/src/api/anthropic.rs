@@ -2,7 +2,10 @@
 //! request and back.
 
 mod answer;
+mod content;
+pub mod models;
 mod request;
+mod tools;
 
 use std::time::Instant;
 
@@ -14,7 +17,7 @@ use moesaic_protocol::MessagesRequest;
 use moesaic_protocol::anthropic::{MessageResponse, MessagesError, TokenCount};
 
 use crate::api::anthropic::answer::MessageAnswer;
-use crate::api::anthropic::request::{FIELDS, chat_request};
+use crate::api::anthropic::request::{FIELDS, translate};
 use crate::api::pipeline::{self, Incoming};
 use crate::auth::ClientKey;
 use crate::error::ApiError;
@@ -50,11 +53,15 @@ pub async fn messages(
     if request.max_tokens.is_none() {
         return Err(ApiError::invalid("max_tokens", "is required"));
     }
-    let chat = state.work(num_bytes, move || chat_request(request)).await??;
-    let incoming = Incoming { request: &chat, fields: FIELDS, client, id: id.clone(), arrived };
-    let (answer, generation) = pipeline::begin(&state, incoming).await?;
+    if request.compaction.is_some() {
+        return Err(ApiError::invalid("compaction", "is not supported here: ask for a summary with a message"));
+    }
+    let translation = state.work(num_bytes, move || translate(request)).await??;
+    let incoming = Incoming { request: &translation.chat, fields: FIELDS, client, id: id.clone(), arrived };
+    let begun = pipeline::begin(&state, incoming).await;
+    let (answer, generation) = begun.map_err(|error| translation.own_error(error))?;
     let streams = answer.settings.stream;
-    let answer = MessageAnswer::new(format!("msg_{id}"), answer);
+    let answer = MessageAnswer::new(format!("msg_{id}"), answer, translation.omits_thoughts);
     if streams {
         return Ok(event_stream::respond(answer, generation, &state));
     }
@@ -71,14 +78,18 @@ pub async fn count_tokens(
     State(state): State<AppState>,
     SizedJson(request, num_bytes): SizedJson<MessagesRequest>,
 ) -> Result<Json<TokenCount>, ApiError> {
-    let chat = state.work(num_bytes, move || chat_request(request)).await??;
-    let prompt = pipeline::prompt(&state, &chat, FIELDS).await?;
+    let translation = state.work(num_bytes, move || translate(request)).await??;
+    let prompt = pipeline::prompt(&state, &translation.chat, FIELDS).await;
+    let prompt = prompt.map_err(|error| translation.own_error(error))?;
     Ok(Json(TokenCount { input_tokens: prompt.len() as u32 }))
 }
 
-/// Gives errors of these routes Anthropic's shape, whatever part of the server they come from.
+/// Gives errors of these routes, and of models for Anthropic's clients, Anthropic's shape, whatever part of the server they
+/// come from.
 pub async fn error_layer(request: Request, next: Next) -> Response {
-    if !request.uri().path().starts_with(PATH) {
+    let path = request.uri().path();
+    let is_model = path.starts_with(models::PATH) && models::is_for_anthropic(request.headers());
+    if !path.starts_with(PATH) && !is_model {
         return next.run(request).await;
     }
     let response = next.run(request).await;

@@ -2,7 +2,7 @@
 
 use moesaic_chat::Tokenizer;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, Excess};
 use crate::validate::sampling::{Truncate, ValidSampling};
 
 /// Most log-probabilities reported for one prompt: about 100 MB of JSON.
@@ -29,7 +29,8 @@ pub fn fit_prompt(
         return Err(ApiError::invalid(param, "the prompt has no tokens"));
     }
     if prompt.len() >= max_model_len {
-        return Err(ApiError::context_length(param, prompt.len(), max_model_len));
+        let (num_tokens, max_tokens) = (prompt.len(), sampling.params.max_tokens as usize);
+        return Err(ApiError::context_length(param, Excess { num_tokens, max_tokens, max_model_len }));
     }
     Ok(sampling.params.max_tokens.min((max_model_len - prompt.len()) as u32))
 }
@@ -66,7 +67,9 @@ pub fn check_text_length(
     max_tokens: Option<usize>,
 ) -> Result<(), ApiError> {
     match (tokenizer.least_tokens(num_bytes), max_tokens) {
-        (least, Some(max_tokens)) if least > max_tokens => Err(ApiError::context_length(param, least, max_tokens)),
+        (num_tokens, Some(max_model_len)) if num_tokens > max_model_len => {
+            Err(ApiError::context_length(param, Excess { num_tokens, max_tokens: 1, max_model_len }))
+        }
         _ => Ok(()),
     }
 }

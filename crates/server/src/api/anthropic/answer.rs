@@ -12,10 +12,14 @@ use crate::event_stream::StreamedAnswer;
 use crate::generation::{ChoiceEnd, Delta, Generation};
 use crate::validate::response::ResponseSettings;
 
+/// What a thought is signed with: nothing is signed here, but clients drop thoughts that are not.
+const SIGNATURE: &str = "unsigned";
+
 /// An answer and the block that is open.
 pub struct MessageAnswer {
     id: String,
     chat: ChatAnswer,
+    omits_thoughts: bool,
     open: Option<Kind>,
     num_blocks: usize,
     num_calls: usize,
@@ -37,9 +41,9 @@ enum Step {
 }
 
 impl MessageAnswer {
-    /// `chat`: the same answer as a chat completion.
-    pub fn new(id: String, chat: ChatAnswer) -> Self {
-        Self { id, chat, open: None, num_blocks: 0, num_calls: 0, end: None }
+    /// `chat`: the same answer as a chat completion. `omits_thoughts`: thoughts are there, but their text is not.
+    pub fn new(id: String, chat: ChatAnswer, omits_thoughts: bool) -> Self {
+        Self { id, chat, omits_thoughts, open: None, num_blocks: 0, num_calls: 0, end: None }
     }
 
     /// Folds the events into one message.
@@ -53,7 +57,10 @@ impl MessageAnswer {
                 match step {
                     Step::Start(block) => content.push(block),
                     Step::Delta(delta) => match content.last_mut() {
-                        Some(OutputBlock::Thinking { thinking, .. }) => thinking.push_str(part(&delta, "thinking")),
+                        Some(OutputBlock::Thinking { thinking, signature }) => {
+                            thinking.push_str(part(&delta, "thinking"));
+                            signature.push_str(part(&delta, "signature"));
+                        }
                         Some(OutputBlock::Text { text }) => text.push_str(part(&delta, "text")),
                         Some(OutputBlock::ToolUse { .. }) => arguments.push_str(part(&delta, "partial_json")),
                         None => {}
@@ -67,8 +74,9 @@ impl MessageAnswer {
                 }
             }
         }
-        let (stop_reason, stop_sequence) = self.stop();
-        Ok(MessageResponse { content, stop_reason, stop_sequence, ..self.message(generation.usage()) })
+        let usage = generation.usage();
+        let (stop_reason, stop_sequence) = self.stop(usage);
+        Ok(MessageResponse { content, stop_reason, stop_sequence, ..self.message(usage) })
     }
 
     fn message(&self, usage: Usage) -> MessageResponse {
@@ -84,10 +92,13 @@ impl MessageAnswer {
         }
     }
 
-    fn stop(&self) -> (Option<StopReason>, Option<String>) {
+    fn stop(&self, usage: Usage) -> (Option<StopReason>, Option<String>) {
         let Some(end) = &self.end else { return (None, None) };
         let stop = end.stop_reason.as_ref().and_then(Value::as_str).map(str::to_owned);
         let reason = match end.reason {
+            FinishReason::Length if usage.completion_tokens < self.chat.sampling.params.max_tokens => {
+                StopReason::ModelContextWindowExceeded
+            }
             FinishReason::Length => StopReason::MaxTokens,
             _ if stop.is_some() => StopReason::StopSequence,
             _ if self.num_calls > 0 => StopReason::ToolUse,
@@ -104,7 +115,9 @@ impl MessageAnswer {
                 OutputEvent::Reasoning(text) => {
                     let block = OutputBlock::Thinking { thinking: String::new(), signature: String::new() };
                     self.enter(Kind::Thinking, block, &mut steps);
-                    steps.push(Step::Delta(json!({"type": "thinking_delta", "thinking": text})));
+                    if !self.omits_thoughts {
+                        steps.push(Step::Delta(json!({"type": "thinking_delta", "thinking": text})));
+                    }
                 }
                 OutputEvent::Content(text) => {
                     self.enter(Kind::Text, OutputBlock::Text { text: String::new() }, &mut steps);
@@ -140,9 +153,11 @@ impl MessageAnswer {
     }
 
     fn leave(&mut self, steps: &mut Vec<Step>) {
-        if self.open.take().is_some() {
-            steps.push(Step::Stop);
+        let Some(kind) = self.open.take() else { return };
+        if kind == Kind::Thinking {
+            steps.push(Step::Delta(json!({"type": "signature_delta", "signature": SIGNATURE})));
         }
+        steps.push(Step::Stop);
     }
 }
 
@@ -194,7 +209,7 @@ impl StreamedAnswer for MessageAnswer {
     }
 
     fn closing(&mut self, usage: Usage) -> Vec<Event> {
-        let (stop_reason, stop_sequence) = self.stop();
+        let (stop_reason, stop_sequence) = self.stop(usage);
         let delta = json!({"stop_reason": stop_reason, "stop_sequence": stop_sequence});
         vec![event("message_delta", json!({"delta": delta, "usage": counts(usage)})), event("message_stop", json!({}))]
     }
