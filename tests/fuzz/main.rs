@@ -112,7 +112,7 @@ fn extreme_schemas(runs: usize) {
         let format = if is_answer {
             AnswerFormat::JsonSchema(schema.clone())
         } else {
-            let tool = CallableTool { name: "f".to_owned(), parameters: schema.clone(), strict: false };
+            let tool = CallableTool { name: "f".to_owned(), parameters: schema.clone(), strict: false, input: None };
             AnswerFormat::Calls(CallRules { tools: vec![tool], otherwise: Otherwise::Text, parallel: true })
         };
         let started = Instant::now();

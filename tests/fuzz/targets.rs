@@ -144,6 +144,11 @@ pub fn is_valid(schema: &Value, answer: &str) -> Option<bool> {
     {
         return None;
     }
+    // It divides in f64, which large numbers do not survive.
+    let has_long_number = answer.split(|character: char| !character.is_ascii_digit()).any(|digits| digits.len() > 15);
+    if text.contains("multipleOf") && has_long_number {
+        return None;
+    }
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
     compiler.add_resource("urn:s", schema.clone()).ok()?;
     let index = compiler.compile("urn:s", &mut schemas).ok()?;

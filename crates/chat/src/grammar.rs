@@ -5,10 +5,10 @@ use thiserror::Error;
 
 use crate::dialect::{ArgumentFormat, CallFormat};
 use crate::json_schema::{self, Budget, Enforcement, Root, literal};
-use crate::{Dialect, Markers, ebnf, text_rules};
+use crate::text_rules::bounded;
+use crate::{Dialect, InputGrammar, Markers, ebnf, text_rules};
 
-/// Bounds of a grammar: what exceeds them is refused, never allowed to slow the server down.
-const MAX_SOURCE_BYTES: usize = 128 << 10;
+/// Most texts to choose from.
 const MAX_CHOICES: usize = 4096;
 
 /// Keywords of arguments that are written as tags.
@@ -65,6 +65,8 @@ pub struct CallableTool {
     pub parameters: Value,
     /// The schema must be enforced as a whole; otherwise what cannot be enforced of it is a hint.
     pub strict: bool,
+    /// The tool takes text of a grammar, in the place of what the schema says.
+    pub input: Option<InputGrammar>,
 }
 
 /// What an answer may be where it holds no call.
@@ -93,16 +95,6 @@ impl AnswerFormat {
             Self::Grammar(text) => text_rules::with_schemas_written(bounded(text)?),
             Self::Calls(rules) => calls(rules, &dialect.call_format(markers)),
         }
-    }
-}
-
-fn bounded(source: &str) -> Result<&str, GrammarError> {
-    match source.len() {
-        0 => Err(GrammarError("must not be empty".to_owned())),
-        length if length > MAX_SOURCE_BYTES => {
-            Err(GrammarError(format!("has {length} bytes, at most {MAX_SOURCE_BYTES} are taken")))
-        }
-        _ => Ok(source),
     }
 }
 
@@ -188,6 +180,9 @@ fn arguments(
     lines: &mut Lines,
 ) -> Result<String, GrammarError> {
     let enforcement = if tool.strict { Enforcement::Strict } else { Enforcement::Hint };
+    if let Some(input) = &tool.input {
+        return text_input(index, input, format, lines);
+    }
     if format == ArgumentFormat::Tags {
         return tags(index, &tool.parameters, enforcement, lines);
     }
@@ -203,6 +198,25 @@ fn arguments(
         lines.lines.append(&mut free.lines);
         Ok(start)
     })
+}
+
+/// Adds the rules of a text that is a function's only argument.
+fn text_input(
+    index: usize,
+    input: &InputGrammar,
+    format: ArgumentFormat,
+    lines: &mut Lines,
+) -> Result<String, GrammarError> {
+    let rule = format!("arguments_{index}");
+    if format == ArgumentFormat::Tags {
+        let open = literal("<｜DSML｜parameter name=\"input\" string=\"true\">");
+        lines.push(format!("{rule}: {open} {rule}_text \"</｜DSML｜parameter>\\n\""));
+        lines.lines.extend(input.plain(&format!("{rule}_text"))?);
+    } else {
+        let rules = input.in_json(&rule, &mut lines.budget)?;
+        lines.lines.extend(rules);
+    }
+    Ok(rule)
 }
 
 /// Arguments as DeepSeek-V3.2's tags, in the order of the schema.

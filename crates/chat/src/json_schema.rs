@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use references::{Definitions, Place};
 use shape::Shape;
-pub(crate) use text::ecma_to_rust;
+pub(crate) use text::{ecma_to_rust, quoted_regex};
 use write::Writer;
 pub(crate) use write::literal;
 
@@ -67,6 +67,14 @@ pub(crate) struct Budget {
 impl Default for Budget {
     fn default() -> Self {
         Self { steps: 1_000_000, states: 300_000, bytes: 4 << 20 }
+    }
+}
+
+impl Budget {
+    /// Takes what a regular expression costs.
+    pub fn spend_states(&mut self, num_states: u32) -> Result<(), Unenforceable> {
+        self.states = self.states.checked_sub(num_states).ok_or_else(Unenforceable::too_large)?;
+        Ok(())
     }
 }
 

@@ -28,6 +28,7 @@ mod template_shape;
 mod text_rules;
 mod text_wrap;
 mod tokenizer;
+mod tool_input;
 
 pub use chat_template::{ChatTemplate, TemplateError};
 pub use constraint::{OutputConstraint, OutputRules};
@@ -42,3 +43,4 @@ pub use output_parser::OutputParser;
 pub use prompt::{PromptError, PromptOptions, PromptRenderer};
 pub use stop_matcher::{StopMatch, StopMatcher};
 pub use tokenizer::{Tokenizer, TokenizerError};
+pub use tool_input::{InputDecoder, InputGrammar, text_arguments, text_tool};

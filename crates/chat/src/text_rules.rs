@@ -5,8 +5,24 @@ use serde_json::Value;
 use crate::GrammarError;
 use crate::json_schema::{self, Budget, Enforcement, Root};
 
+/// Longest grammar of a client, in bytes.
+const MAX_SOURCE_BYTES: usize = 128 << 10;
 /// Most schemas in one grammar.
 const MAX_SCHEMAS: usize = 64;
+
+/// A grammar that is neither empty nor too long.
+///
+/// # Errors
+/// When it is.
+pub(crate) fn bounded(source: &str) -> Result<&str, GrammarError> {
+    match source.len() {
+        0 => Err(GrammarError("must not be empty".to_owned())),
+        length if length > MAX_SOURCE_BYTES => {
+            Err(GrammarError(format!("has {length} bytes, at most {MAX_SOURCE_BYTES} are taken")))
+        }
+        _ => Ok(source),
+    }
+}
 
 /// A regular expression between slashes, as Lark has it.
 pub(crate) fn regex(pattern: &str) -> String {

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::{ChatTokenLogprob, FormatFields, SamplingFields, UnsupportedFields};
+use crate::{FormatFields, SamplingFields, UnsupportedFields};
+
+mod object;
+
+pub use object::*;
 
 /// A request for a response.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -29,7 +33,7 @@ pub struct ResponsesRequest {
     pub top_logprobs: Option<u32>,
     /// "message.output_text.logprobs" reports log-probabilities; other values add nothing here.
     pub include: Option<Vec<String>>,
-    /// Functions that the model may call.
+    /// Tools that the model may call.
     pub tools: Option<Vec<ResponsesTool>>,
     /// "none", "auto", "required", a named function or a set of allowed tools.
     pub tool_choice: Option<Value>,
@@ -39,12 +43,20 @@ pub struct ResponsesRequest {
     pub text: Option<ResponsesText>,
     /// Whether to think first.
     pub reasoning: Option<ResponsesReasoning>,
-    /// Only "disabled".
+    /// "disabled", or "auto" to leave out the oldest turns of a conversation that is too long.
     pub truncation: Option<String>,
     /// Returned as it came: up to 16 texts of 512 characters, under names of 64.
     pub metadata: Option<BTreeMap<String, String>>,
     /// Returned as it came.
     pub user: Option<String>,
+    /// Returned as it came: it bounds calls of hosted tools, of which there are none.
+    pub max_tool_calls: Option<u32>,
+    /// Returned as it came.
+    pub safety_identifier: Option<String>,
+    /// Returned as it came: equal beginnings of prompts are found without it.
+    pub prompt_cache_key: Option<String>,
+    /// Has no meaning here: all requests are served alike.
+    pub service_tier: Option<String>,
     /// More variables for the chat template.
     pub chat_template_kwargs: Option<serde_json::Map<String, Value>>,
     /// Most tokens of thought; then the model has to answer.
@@ -80,9 +92,10 @@ pub enum ResponsesInput {
     Items(Vec<InputItem>),
 }
 
-/// An item: `message` (also when it has no type), `function_call`, `function_call_output`, `reasoning` or
-/// `item_reference`.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+/// An item: `message` (also when it has no type), `function_call`, `custom_tool_call`, `local_shell_call`, `shell_call`,
+/// `apply_patch_call` and the outputs of these, `reasoning` or `item_reference`. Items of hosted tools and other
+/// servers' compactions are passed over.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 pub struct InputItem {
     /// Its kind.
     #[serde(rename = "type")]
@@ -97,10 +110,22 @@ pub struct InputItem {
     pub id: Option<String>,
     /// Of a call and its result.
     pub call_id: Option<String>,
-    /// The function called.
+    /// The tool called.
     pub name: Option<String>,
-    /// Its arguments, as JSON text.
+    /// The namespace of the tool called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// A function's arguments, as JSON text.
     pub arguments: Option<String>,
+    /// A custom tool's input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// What a shell was called for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<Value>,
+    /// What a patch was for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Value>,
     /// The call's result.
     pub output: Option<ItemText>,
 }
@@ -115,32 +140,58 @@ pub enum ItemText {
     Parts(Vec<ItemPart>),
 }
 
-/// `input_text`, `output_text`, `reasoning_text`, `summary_text` or `refusal`.
+/// `input_text`, `output_text`, `reasoning_text`, `summary_text` or `refusal`; without a type, what a shell printed.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct ItemPart {
     /// Its kind.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: Option<String>,
     /// The text.
     pub text: Option<String>,
     /// Of a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    /// What a shell printed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<String>,
+    /// What a shell printed as errors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<String>,
 }
 
-/// A function.
+/// A tool: "function", "custom" with a text for its input, or a "namespace" of such tools. Hosted tools are passed over,
+/// or refused where the operator wants it.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct ResponsesTool {
-    /// Always "function".
+    /// Its kind.
     #[serde(rename = "type")]
     pub kind: String,
     /// Its name.
     pub name: Option<String>,
     /// What it does.
     pub description: Option<String>,
-    /// JSON schema of its arguments.
+    /// JSON schema of a function's arguments.
     pub parameters: Option<Value>,
     /// Refuse the request, rather than relax the schema, when the schema cannot be enforced.
     pub strict: Option<bool>,
+    /// Of a custom tool's input: `{"type": "text"}`, or `{"type": "grammar", "syntax": "lark" | "regex", "definition": …}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<Value>,
+    /// Of a namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion)]
+    pub tools: Option<Vec<ResponsesTool>>,
+}
+
+impl ResponsesTool {
+    /// As a response tells of it: a function with all its fields, another tool with those that it has.
+    pub fn shown(&self) -> Value {
+        let mut shown = json!(self);
+        if let Some(fields) = shown.as_object_mut().filter(|_| self.kind != "function") {
+            fields.retain(|_, value| !value.is_null());
+        }
+        shown
+    }
 }
 
 /// What the answer must look like.
@@ -160,214 +211,4 @@ pub struct ResponsesReasoning {
     pub effort: Option<String>,
     /// Returned as it came: thoughts are reported in full.
     pub summary: Option<String>,
-}
-
-/// A response.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
-pub struct ResponseObject {
-    /// Unique id.
-    pub id: String,
-    /// "response"
-    pub object: String,
-    /// Unix time in seconds.
-    pub created_at: u64,
-    /// Unix time in seconds; null until it is completed.
-    pub completed_at: Option<u64>,
-    /// How it stands.
-    pub status: ResponseStatus,
-    /// Why it failed.
-    pub error: Option<ResponseError>,
-    /// Why it is incomplete.
-    pub incomplete_details: Option<IncompleteDetails>,
-    /// As in the request.
-    pub instructions: Option<String>,
-    /// The model that answered.
-    pub model: String,
-    /// Thoughts, messages and calls, in order.
-    pub output: Vec<OutputItem>,
-    /// As in the request.
-    pub previous_response_id: Option<String>,
-    /// As in the request.
-    pub background: bool,
-    /// As in the request.
-    pub store: bool,
-    /// As in the request.
-    pub max_output_tokens: Option<u32>,
-    /// What was sampled with.
-    pub temperature: f32,
-    /// What was sampled with.
-    pub top_p: f32,
-    /// As in the request.
-    pub top_logprobs: u32,
-    /// As in the request.
-    pub tools: Vec<Value>,
-    /// As in the request.
-    pub tool_choice: Value,
-    /// As in the request.
-    pub parallel_tool_calls: bool,
-    /// As in the request.
-    #[schema(value_type = ResponsesText)]
-    pub text: Value,
-    /// As in the request.
-    pub reasoning: ResponsesReasoning,
-    /// "disabled"
-    pub truncation: String,
-    /// As in the request.
-    pub metadata: BTreeMap<String, String>,
-    /// As in the request.
-    pub user: Option<String>,
-    /// Token counts; null until it is completed.
-    pub usage: Option<ResponseUsage>,
-    /// Changes whenever outputs may change.
-    pub system_fingerprint: String,
-}
-
-/// How a response stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ResponseStatus {
-    /// Being generated.
-    #[default]
-    InProgress,
-    /// Ended by itself.
-    Completed,
-    /// Ended at a limit.
-    Incomplete,
-    /// Ended by an error.
-    Failed,
-    /// Ended by its client.
-    Cancelled,
-}
-
-/// Why a response failed.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-pub struct ResponseError {
-    /// "`server_error`" or the code of the error.
-    pub code: String,
-    /// For people.
-    pub message: String,
-}
-
-/// Why a response is incomplete.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-pub struct IncompleteDetails {
-    /// "`max_output_tokens`"
-    pub reason: String,
-}
-
-/// How an item stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ItemStatus {
-    /// Being generated.
-    InProgress,
-    /// Whole.
-    Completed,
-    /// Cut off at a limit.
-    Incomplete,
-}
-
-/// A part of the response.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum OutputItem {
-    /// A thought.
-    Reasoning {
-        /// Unique id.
-        id: String,
-        /// Always empty: the thought itself is reported.
-        summary: Vec<Value>,
-        /// Its text.
-        content: Vec<OutputPart>,
-        /// Always null.
-        encrypted_content: Option<String>,
-        /// How it stands.
-        status: ItemStatus,
-    },
-    /// A message.
-    Message {
-        /// Unique id.
-        id: String,
-        /// "assistant"
-        role: String,
-        /// Its text.
-        content: Vec<OutputPart>,
-        /// How it stands.
-        status: ItemStatus,
-    },
-    /// A call.
-    FunctionCall {
-        /// Unique id.
-        id: String,
-        /// For the result to name.
-        call_id: String,
-        /// The function.
-        name: String,
-        /// Its arguments, as JSON text.
-        arguments: String,
-        /// How it stands.
-        status: ItemStatus,
-    },
-}
-
-/// A part of an item.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum OutputPart {
-    /// Of a message.
-    OutputText {
-        /// The text.
-        text: String,
-        /// Always empty.
-        annotations: Vec<Value>,
-        /// Of its tokens, when asked for.
-        logprobs: Vec<ChatTokenLogprob>,
-    },
-    /// Of a thought.
-    ReasoningText {
-        /// The text.
-        text: String,
-    },
-}
-
-/// Token counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-pub struct ResponseUsage {
-    /// Tokens of the prompt.
-    pub input_tokens: u32,
-    /// More about them.
-    pub input_tokens_details: InputTokensDetails,
-    /// Tokens generated.
-    pub output_tokens: u32,
-    /// More about them.
-    pub output_tokens_details: OutputTokensDetails,
-    /// Both together.
-    pub total_tokens: u32,
-}
-
-/// More about the prompt's tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-pub struct InputTokensDetails {
-    /// Not computed again.
-    pub cached_tokens: u32,
-    /// Always 0: caching costs nothing here.
-    pub cache_write_tokens: u32,
-}
-
-/// More about the generated tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-pub struct OutputTokensDetails {
-    /// Of thoughts.
-    pub reasoning_tokens: u32,
-}
-
-/// What is left of a deleted response.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-pub struct DeletedResponse {
-    /// Its id.
-    pub id: String,
-    /// "response"
-    pub object: String,
-    /// true
-    pub deleted: bool,
 }

@@ -7,6 +7,7 @@ pub mod embeddings;
 pub mod models;
 pub mod page;
 pub mod pipeline;
+pub mod prompt;
 pub mod responses;
 pub mod status;
 pub mod tokenize;

@@ -14,7 +14,9 @@ use tracing_subscriber::EnvFilter;
 
 mod kinds;
 
-pub use kinds::{DeviceKind, Dtype, KvCacheDtype, LogFormat, NumericsMode, QuantizationKind, SchedulingPolicy};
+pub use kinds::{
+    DeviceKind, Dtype, HostedTools, KvCacheDtype, LogFormat, NumericsMode, QuantizationKind, SchedulingPolicy,
+};
 
 /// A configuration that cannot be used: shown to the person who starts the server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +95,9 @@ raw_config! {
     /// Web origins that may call the server from a browser; * for any [default: *]
     #[arg(long, env = "MOESAIC_CORS_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', help_heading = "Server")]
     cors_allow_origin: Vec<String>,
+    /// Tools of requests to /v1/responses that only their makers' servers have (web_search …): pass over or refuse [default: ignore]
+    #[arg(long, env = "MOESAIC_HOSTED_TOOLS", value_enum, help_heading = "Server")]
+    hosted_tools: HostedTools,
 
     /// Sequences that run at once [default: 64]
     #[arg(long, env = "MOESAIC_MAX_NUM_SEQS", value_name = "N", help_heading = "Limits")]
@@ -192,6 +197,8 @@ pub struct Config {
     pub protect_metrics: bool,
     /// Browser origins; contains "*" for any.
     pub cors_allow_origins: Vec<String>,
+    /// What becomes of tools that are not ours.
+    pub hosted_tools: HostedTools,
     /// Bounds of requests and queues.
     pub limits: Limits,
     /// Where is computed.
@@ -293,6 +300,7 @@ impl RawConfig {
             api_keys,
             protect_metrics: self.protect_metrics.unwrap_or(false),
             cors_allow_origins: origins(self.cors_allow_origin)?,
+            hosted_tools: self.hosted_tools.unwrap_or(HostedTools::Ignore),
             limits,
             device,
             gpu_memory_utilization: match self.gpu_memory_utilization.unwrap_or(0.9) {

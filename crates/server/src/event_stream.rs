@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 
 use axum::response::Response;
-use axum::response::sse::Event;
 use moesaic_protocol::Usage;
 
 use crate::error::ApiError;
 use crate::generation::{Delta, Generation};
-use crate::sse;
+use crate::sse::{self, Event};
 use crate::state::AppState;
 use crate::validate::response::ResponseSettings;
 
@@ -31,23 +30,29 @@ pub trait StreamedAnswer: Send + 'static {
 
 /// Streams an answer: opening, chunks, closing. A failure becomes an error event in the place of what did not come.
 pub fn respond(answer: impl StreamedAnswer, generation: Generation, state: &AppState) -> Response {
-    let pending = answer.opening(generation.usage()).into();
-    let stream = EventStream { answer, generation: Some(generation), pending };
+    let stream = EventStream::new(answer, generation);
     let events = futures::stream::unfold(stream, |mut stream| async move {
         stream.next().await.map(|event| (Ok::<_, Infallible>(event), stream))
     });
     sse::response(events, state.config.limits.keep_alive)
 }
 
-/// The generation is gone once the last events are pending.
-struct EventStream<A> {
+/// The events of an answer. The generation is gone once the last ones are pending.
+pub struct EventStream<A> {
     answer: A,
     generation: Option<Generation>,
     pending: VecDeque<Event>,
 }
 
 impl<A: StreamedAnswer> EventStream<A> {
-    async fn next(&mut self) -> Option<Event> {
+    /// Begins with the opening.
+    pub fn new(answer: A, generation: Generation) -> Self {
+        let pending = answer.opening(generation.usage()).into();
+        Self { answer, generation: Some(generation), pending }
+    }
+
+    /// The next event. Safe to cancel: nothing is lost.
+    pub async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.pending.pop_front() {
                 return Some(event);

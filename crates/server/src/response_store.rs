@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use moesaic_protocol::ChatMessage;
 use moesaic_protocol::responses::{OutputItem, ResponseError, ResponseObject, ResponseStatus};
+use serde_json::Value;
 use tokio::task::AbortHandle;
 
 use crate::auth::ClientKey;
@@ -38,6 +39,8 @@ struct Entry {
     client: ClientKey,
     response: Arc<str>,
     conversation: Arc<str>,
+    /// What it was the answer to: the items of its request.
+    input_items: Arc<str>,
     item_ids: Vec<String>,
     num_bytes: usize,
     /// Of a response in the background that is not done.
@@ -56,12 +59,6 @@ fn read<T: serde::de::DeserializeOwned>(text: &str) -> T {
     serde_json::from_str(text).expect("written from the same type")
 }
 
-fn id_of(item: &OutputItem) -> &str {
-    let (OutputItem::Reasoning { id, .. } | OutputItem::Message { id, .. } | OutputItem::FunctionCall { id, .. }) =
-        item;
-    id
-}
-
 impl ResponseStore {
     /// Holds up to so many bytes; 0 for none at all.
     pub fn new(max_bytes: usize) -> Self {
@@ -73,13 +70,20 @@ impl ResponseStore {
     ///
     /// The end of a response in the background counts only while its beginning is kept; one that has grown too large
     /// is kept as failed.
-    pub fn put(&self, client: ClientKey, response: &ResponseObject, conversation: &[ChatMessage]) -> bool {
+    pub fn put(
+        &self,
+        client: ClientKey,
+        response: &ResponseObject,
+        conversation: &[ChatMessage],
+        input_items: &[Value],
+    ) -> bool {
         let is_running = response.background && response.status == ResponseStatus::InProgress;
         let is_end = response.background && !is_running;
         if is_end && !self.lock().end(client, &response.id) {
             return false;
         }
-        if self.insert(client, response, conversation, is_running) {
+        let kept = (json(conversation), json(input_items));
+        if self.insert(client, response, kept, is_running) {
             return true;
         }
         if is_end {
@@ -89,7 +93,7 @@ impl ResponseStore {
             };
             let (status, output) = (ResponseStatus::Failed, Vec::new());
             let stub = ResponseObject { status, output, error: Some(error), ..response.clone() };
-            self.insert(client, &stub, &[], false);
+            self.insert(client, &stub, ("[]".into(), "[]".into()), false);
         }
         false
     }
@@ -98,15 +102,16 @@ impl ResponseStore {
         &self,
         client: ClientKey,
         response: &ResponseObject,
-        conversation: &[ChatMessage],
+        (conversation, input_items): (Arc<str>, Arc<str>),
         is_running: bool,
     ) -> bool {
         let items: Vec<(String, Arc<str>)> =
-            response.output.iter().map(|item| (id_of(item).to_owned(), json(item))).collect();
-        let (text, conversation) = (json(response), json(conversation));
+            response.output.iter().map(|item| (item.id().to_owned(), json(item))).collect();
+        let text = json(response);
         let num_bytes = OVERHEAD
             + text.len()
             + conversation.len()
+            + input_items.len()
             + items.iter().map(|(id, item)| OVERHEAD + id.len() + item.len()).sum::<usize>();
         let mut inner = self.lock();
         inner.remove(&response.id);
@@ -119,7 +124,8 @@ impl ResponseStore {
         share.order.push_back(response.id.clone());
         let item_ids = items.iter().map(|(id, _)| id.clone()).collect();
         inner.items.extend(items.into_iter().map(|(id, item)| (id, (client, item))));
-        let entry = Entry { client, response: text, conversation, item_ids, num_bytes, task: None, is_running };
+        let entry =
+            Entry { client, response: text, conversation, input_items, item_ids, num_bytes, task: None, is_running };
         inner.entries.insert(response.id.clone(), entry);
         true
     }
@@ -147,6 +153,12 @@ impl ResponseStore {
         Some((read::<ResponseObject>(&response).status, read(&conversation)))
     }
 
+    /// The items that a client's own response was the answer to.
+    pub fn input_items(&self, client: ClientKey, id: &str) -> Option<Vec<Value>> {
+        let items = Arc::clone(&self.lock().entry(client, id)?.input_items);
+        Some(read(&items))
+    }
+
     /// An item of a client's own responses.
     pub fn item(&self, client: ClientKey, id: &str) -> Option<OutputItem> {
         let item = self.lock().items.get(id).filter(|(owner, _)| *owner == client).map(|(_, item)| Arc::clone(item))?;
@@ -170,9 +182,13 @@ impl ResponseStore {
         if !was_running {
             return self.get(client, id);
         }
-        let conversation = self.conversation(client, id).map(|(_, conversation)| conversation).unwrap_or_default();
+        let entry = |inner: &Inner| {
+            let entry = inner.entry(client, id)?;
+            Some((Arc::clone(&entry.conversation), Arc::clone(&entry.input_items)))
+        };
+        let kept = entry(&self.lock()).unwrap_or_else(|| ("[]".into(), "[]".into()));
         response.status = ResponseStatus::Cancelled;
-        self.insert(client, &response, &conversation, false);
+        self.insert(client, &response, kept, false);
         Some(response)
     }
 
@@ -262,17 +278,17 @@ mod tests {
     fn the_oldest_make_room_and_tenants_do_not_meet() {
         let store = ResponseStore::new(3 * one() + one() / 2);
         for index in 0..5 {
-            assert!(store.put(ANN, &response(&format!("resp_{index}")), &[]));
+            assert!(store.put(ANN, &response(&format!("resp_{index}")), &[], &[]));
             assert!(store.lock().num_bytes <= store.max_bytes);
         }
         let found: Vec<bool> = (0..5).map(|index| store.get(ANN, &format!("resp_{index}")).is_some()).collect();
         assert_eq!(found, [false, false, true, true, true]);
         assert!(store.get(BOB, "resp_4").is_none() && !store.delete(BOB, "resp_4"));
         assert!(store.cancel(BOB, "resp_4").is_none() && store.conversation(BOB, "resp_4").is_none());
-        store.put(ANN, &response("resp_4"), &[]);
+        store.put(ANN, &response("resp_4"), &[], &[]);
         assert!(store.delete(ANN, "resp_4") && !store.delete(ANN, "resp_4"));
         let too_large = [said("x".repeat(10 * one()))];
-        assert!(!store.put(ANN, &response("resp_9"), &too_large));
+        assert!(!store.put(ANN, &response("resp_9"), &too_large, &[]));
         assert!(store.get(ANN, "resp_9").is_none() && store.get(ANN, "resp_3").is_some());
         for index in 0..5 {
             store.delete(ANN, &format!("resp_{index}"));
@@ -284,30 +300,30 @@ mod tests {
     #[test]
     fn one_client_cannot_crowd_out_another_nor_what_is_running() {
         let store = ResponseStore::new(4 * one());
-        assert!(store.put(ANN, &response("a"), &[]) && store.put(BOB, &running("running"), &[]));
+        assert!(store.put(ANN, &response("a"), &[], &[]) && store.put(BOB, &running("running"), &[], &[]));
         for index in 0..9 {
-            assert!(store.put(BOB, &response(&format!("b{index}")), &[]));
+            assert!(store.put(BOB, &response(&format!("b{index}")), &[], &[]));
         }
         assert!(store.get(ANN, "a").is_some() && store.get(BOB, "running").is_some() && store.get(BOB, "b8").is_some());
         let full = ResponseStore::new(2 * one());
-        assert!(full.put(ANN, &running("x"), &[]) && full.put(ANN, &running("y"), &[]));
-        assert!(!full.put(ANN, &running("z"), &[]), "nothing may make room");
+        assert!(full.put(ANN, &running("x"), &[], &[]) && full.put(ANN, &running("y"), &[], &[]));
+        assert!(!full.put(ANN, &running("z"), &[], &[]), "nothing may make room");
     }
 
     #[test]
     fn a_background_response_ends_once() {
         let store = ResponseStore::new(3 * one());
         let done = |id: &str| ResponseObject { background: true, ..response(id) };
-        assert!(!store.put(ANN, &done("never begun"), &[]));
-        store.put(ANN, &running("a"), &[]);
+        assert!(!store.put(ANN, &done("never begun"), &[], &[]));
+        store.put(ANN, &running("a"), &[], &[]);
         assert_eq!(store.cancel(ANN, "a").unwrap().status, ResponseStatus::Cancelled);
-        assert!(!store.put(ANN, &done("a"), &[]), "it was cancelled before");
+        assert!(!store.put(ANN, &done("a"), &[], &[]), "it was cancelled before");
         assert_eq!(store.get(ANN, "a").unwrap().status, ResponseStatus::Cancelled);
-        store.put(ANN, &running("b"), &[]);
-        assert!(store.put(ANN, &done("b"), &[]));
+        store.put(ANN, &running("b"), &[], &[]);
+        assert!(store.put(ANN, &done("b"), &[], &[]));
         assert_eq!(store.cancel(ANN, "b").unwrap().status, ResponseStatus::Completed);
-        store.put(ANN, &running("c"), &[]);
-        assert!(!store.put(ANN, &done("c"), &[said("x".repeat(10 * one()))]));
+        store.put(ANN, &running("c"), &[], &[]);
+        assert!(!store.put(ANN, &done("c"), &[said("x".repeat(10 * one()))], &[]));
         let failed = store.get(ANN, "c").unwrap();
         assert_eq!(
             (failed.status, failed.error.unwrap().code.as_str()),

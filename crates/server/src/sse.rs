@@ -4,28 +4,35 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use serde::Serialize;
+
+/// An event, whatever carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its name, in the APIs that name their events.
+    pub name: Option<&'static str>,
+    /// JSON, or the word that ends a stream.
+    pub data: String,
+}
+
+const DONE: &str = "[DONE]";
 
 /// The line that ends every stream of ours.
 pub fn done() -> Event {
-    Event::default().data("[DONE]")
+    Event { name: None, data: DONE.to_owned() }
 }
 
 /// One JSON event.
 pub fn json(value: &impl Serialize) -> Event {
-    with_json(Event::default(), value)
+    Event { name: None, data: serde_json::to_string(value).expect("wire types always serialise") }
 }
 
-/// One JSON event of a name, which stands before its data as in the APIs that name their events.
-pub fn named(name: &str, value: &impl Serialize) -> Event {
-    with_json(Event::default().event(name), value)
-}
-
-fn with_json(event: Event, value: &impl Serialize) -> Event {
-    event.data(serde_json::to_string(value).expect("wire types always serialise"))
+/// One JSON event of a name, which stands before its data.
+pub fn named(name: &'static str, value: &impl Serialize) -> Event {
+    Event { name: Some(name), ..json(value) }
 }
 
 /// The response. Comments keep it alive through proxies while there is nothing to say.
@@ -33,6 +40,12 @@ pub fn response(
     events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
     keep_alive: Duration,
 ) -> Response {
+    let events = events.map(|event| {
+        event.map(|Event { name, data }| {
+            let event = axum::response::sse::Event::default();
+            name.map_or(event.clone(), |name| event.event(name)).data(data)
+        })
+    });
     let mut response =
         Sse::new(events).keep_alive(KeepAlive::new().interval(keep_alive).text("keep-alive")).into_response();
     let headers = response.headers_mut();

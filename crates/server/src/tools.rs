@@ -1,9 +1,9 @@
 //! Tools of a chat request: what is offered, and which calls are allowed or required.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use moesaic_chat::{AnswerFormat, CallRules, CallableTool, Otherwise};
+use moesaic_chat::{AnswerFormat, CallRules, CallableTool, InputGrammar, Otherwise};
 use moesaic_protocol::{ChatMessage, ChatRequest, FunctionSpec, Role, from_value};
 use serde_json::{Value, json};
 
@@ -27,6 +27,8 @@ pub struct ToolSettings {
     pub parallel: bool,
     /// The request used the older `functions`, so the answer does.
     pub legacy: bool,
+    /// What the inputs of functions that take text must look like, by the functions' names.
+    pub inputs: HashMap<String, InputGrammar>,
 }
 
 impl ToolSettings {
@@ -77,7 +79,7 @@ impl ToolSettings {
                 specs.into_iter().filter(|spec| names.contains(&spec.name)).collect()
             }
         };
-        Ok(Some(Self { for_prompt, callable, required, parallel: parallel && !legacy, legacy }))
+        Ok(Some(Self { for_prompt, callable, required, parallel: parallel && !legacy, legacy, inputs: HashMap::new() }))
     }
 
     /// Whether a request that allows no call makes one likely: it names tools, or calls were made before.
@@ -108,7 +110,7 @@ impl ToolSettings {
                 // As OpenAI has it: none named, none taken.
                 None => json!({"type": "object", "additionalProperties": false}),
             };
-            CallableTool { name: spec.name.clone(), parameters, strict }
+            CallableTool { name: spec.name.clone(), parameters, strict, input: self.inputs.get(&spec.name).cloned() }
         };
         AnswerFormat::Calls(CallRules {
             tools: self.callable.iter().map(tool).collect(),

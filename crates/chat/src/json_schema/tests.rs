@@ -333,7 +333,7 @@ fn hints_are_relaxed_in_their_part_only() {
         "required": ["city", "x"],
     });
     let call = |parameters: Value, strict| {
-        let tool = CallableTool { name: "f".to_owned(), parameters, strict };
+        let tool = CallableTool { name: "f".to_owned(), parameters, strict, input: None };
         compile(&AnswerFormat::Calls(CallRules { tools: vec![tool], otherwise: Otherwise::Nothing, parallel: false }))
     };
     let answer = |arguments: &str| format!("{{\"name\":\"f\",\"parameters\":{arguments}}}");
@@ -432,6 +432,7 @@ fn costly_patterns_are_refused() {
         name: format!("f{n}"),
         parameters: json!({"properties": {"x": pattern(n)}}),
         strict,
+        input: None,
     };
     let calls = |strict| {
         let tools = (0..100).map(|n| tool(n, strict)).collect();
@@ -454,7 +455,7 @@ fn patterns_of_names_that_are_put_together() {
     };
     let both = json!({"allOf": [named(0), named(3)]});
     assert!(refusal(&both).contains("patternProperties"), "{}", refusal(&both));
-    let tool = CallableTool { name: "f".to_owned(), parameters: both, strict: false };
+    let tool = CallableTool { name: "f".to_owned(), parameters: both, strict: false, input: None };
     let hint = AnswerFormat::Calls(CallRules { tools: vec![tool], otherwise: Otherwise::Nothing, parallel: false });
     assert!(takes(&compile(&hint).unwrap(), "{\"name\":\"f\",\"parameters\":{\"1x\":5}}"));
 }

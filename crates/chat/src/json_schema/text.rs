@@ -109,6 +109,15 @@ impl Pattern {
     }
 }
 
+/// The JSON spelling, without quotes, of the texts that a regular expression fits as a whole; and how many states it has,
+/// roughly.
+///
+/// # Errors
+/// In plain words, when it cannot be enforced.
+pub(crate) fn quoted_regex(source: &str) -> Result<(String, u32), String> {
+    Pattern::from_rust(source, true).map(|pattern| (pattern.quoted, pattern.size))
+}
+
 /// Why a pattern is refused, in plain words.
 fn reason(source: &str, error: &regex_syntax::Error) -> String {
     use regex_syntax::ast::ErrorKind;

@@ -7,6 +7,7 @@ pub mod models;
 mod request;
 mod tools;
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -57,7 +58,15 @@ pub async fn messages(
         return Err(ApiError::invalid("compaction", "is not supported here: ask for a summary with a message"));
     }
     let translation = state.work(num_bytes, move || translate(request)).await??;
-    let incoming = Incoming { request: &translation.chat, fields: FIELDS, client, id: id.clone(), arrived };
+    let incoming = Incoming {
+        request: &translation.chat,
+        fields: FIELDS,
+        client,
+        id: id.clone(),
+        arrived,
+        inputs: HashMap::new(),
+        truncates: false,
+    };
     let begun = pipeline::begin(&state, incoming).await;
     let (answer, generation) = begun.map_err(|error| translation.own_error(error))?;
     let streams = answer.settings.stream;

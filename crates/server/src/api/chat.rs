@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod request;
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use axum::extract::State;
@@ -38,7 +39,15 @@ pub async fn chat_completions(
     Extension(RequestId(id)): Extension<RequestId>,
     ApiJson(request): ApiJson<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let incoming = Incoming { request: &request, fields: &[], client, id, arrived: Instant::now() };
+    let incoming = Incoming {
+        request: &request,
+        fields: &[],
+        client,
+        id,
+        arrived: Instant::now(),
+        inputs: HashMap::new(),
+        truncates: false,
+    };
     let (answer, generation) = pipeline::begin(&state, incoming).await?;
     if answer.settings.stream {
         return Ok(event_stream::respond(answer, generation, &state));

@@ -1,21 +1,22 @@
 //! From a conversation to a generation: what the routes that take one share.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use moesaic_chat::{ChatFormat, Marker, PromptOptions, Tokenizer};
-use moesaic_protocol::{ChatMessage, ChatRequest, Content};
-use serde_json::Value;
+use moesaic_chat::{ChatFormat, InputGrammar, Marker};
+use moesaic_protocol::ChatRequest;
 
 use crate::answer_format::{AnswerRules, WantedFormat};
 use crate::api::chat::answer::ChatAnswer;
 use crate::api::chat::request;
+use crate::api::prompt::{render, render_what_fits};
 use crate::auth::ClientKey;
 use crate::clock::unix_now;
 use crate::error::ApiError;
 use crate::field::Field;
-use crate::generation::{Generation, Submission, admit, tokenise};
-use crate::state::{AppState, Serving};
+use crate::generation::{Generation, Submission, admit};
+use crate::state::AppState;
 use crate::tools::ToolSettings;
 use crate::validate::prompt;
 use crate::validate::response::response;
@@ -32,6 +33,10 @@ pub struct Incoming<'a> {
     pub id: String,
     /// When it arrived.
     pub arrived: Instant,
+    /// What the inputs of functions that take text must look like, by the functions' names.
+    pub inputs: HashMap<String, InputGrammar>,
+    /// Leave out the oldest turns of a conversation that is too long.
+    pub truncates: bool,
 }
 
 /// Validates, renders and submits a chat request.
@@ -44,14 +49,14 @@ pub async fn begin(state: &AppState, incoming: Incoming<'_>) -> Result<(ChatAnsw
 }
 
 async fn submit(state: &AppState, incoming: Incoming<'_>) -> Result<(ChatAnswer, Generation), ApiError> {
-    let Incoming { request, client, id, arrived, fields: _ } = incoming;
+    let Incoming { request, client, id, arrived, inputs, truncates, fields: _ } = incoming;
     let serving = Arc::clone(state.serving()?);
     let model = serving.check_model(request.model.as_deref())?.to_owned();
     let mut sampling = request::validate(request, &serving, &state.config.limits)?;
     let settings = response(&request.sampling)?;
     let rules = AnswerRules {
         format: WantedFormat::new(&request.format)?,
-        tools: ToolSettings::new(request)?,
+        tools: ToolSettings::new(request)?.map(|tools| ToolSettings { inputs, ..tools }),
         thinking_budget: request.thinking_token_budget,
     };
     rules.check(&sampling, &serving.markers)?;
@@ -63,7 +68,13 @@ async fn submit(state: &AppState, incoming: Incoming<'_>) -> Result<(ChatAnswer,
     }
     let admission = admit(&serving, 1, sampling.n as usize)?;
     let echo = request::echoed_text(request);
-    let mut prompt = render(state, &serving, request, rules.tools.as_ref()).await?;
+    let tools = rules.tools.as_ref();
+    let (mut prompt, dropped_turns) = if truncates {
+        let reserved = sampling.params.max_tokens as usize;
+        render_what_fits(state, &serving, request, tools, reserved).await?
+    } else {
+        (render(state, &serving, request, tools).await?, 0)
+    };
     let max_tokens = prompt::fit_prompt("messages", &mut prompt, &sampling, serving.max_model_len)?;
     prompt::check_prompt_logprobs("messages", prompt.len(), 1, &sampling)?;
     let answer = ChatAnswer {
@@ -75,6 +86,7 @@ async fn submit(state: &AppState, incoming: Incoming<'_>) -> Result<(ChatAnswer,
         legacy_functions: rules.tools.as_ref().is_some_and(|tools| tools.legacy),
         serving: Arc::clone(&serving),
         num_calls: vec![0; sampling.n as usize],
+        dropped_turns,
         sampling,
         settings,
     };
@@ -107,67 +119,4 @@ pub async fn prompt(state: &AppState, request: &ChatRequest, fields: &[Field]) -
         render(state, &serving, request, ToolSettings::new(request)?.as_ref()).await
     };
     prompt.await.map_err(|error| error.in_terms_of(fields))
-}
-
-async fn render(
-    state: &AppState,
-    serving: &Arc<Serving>,
-    request: &ChatRequest,
-    tools: Option<&ToolSettings>,
-) -> Result<Vec<u32>, ApiError> {
-    let continues = request.continue_final_message.unwrap_or(false);
-    let options = PromptOptions {
-        add_generation_prompt: request.add_generation_prompt.unwrap_or(!continues),
-        continue_final_message: continues,
-        variables: request.chat_template_kwargs.clone().unwrap_or_default(),
-        thinking: request::thinking(request)?,
-    };
-    let cuts = request.sampling.truncate_prompt_tokens.is_some();
-    let limit = (!cuts).then_some(serving.max_model_len);
-    let conversation = Conversation {
-        messages: request.messages.clone(),
-        tools: tools.map(|tools| tools.for_prompt.clone()).unwrap_or_default(),
-        options,
-    };
-    render_messages(state, serving, conversation, limit).await
-}
-
-/// What a prompt is rendered from.
-#[derive(Debug, Clone, Default)]
-pub struct Conversation {
-    /// Oldest first.
-    pub messages: Vec<ChatMessage>,
-    /// As the client sent them.
-    pub tools: Vec<Value>,
-    /// How.
-    pub options: PromptOptions,
-}
-
-impl Conversation {
-    fn num_bytes(&self) -> usize {
-        let texts = self.messages.iter().filter_map(|message| message.content.as_ref()).map(Content::num_bytes);
-        texts.sum::<usize>() + self.tools.iter().map(|tool| tool.to_string().len()).sum::<usize>()
-    }
-}
-
-/// Renders and tokenises a conversation, off the async threads; `max_tokens`: more are refused
-/// where the text's length alone shows it.
-///
-/// # Errors
-/// When the model has no chat template or the template refuses the messages.
-pub async fn render_messages(
-    state: &AppState,
-    serving: &Arc<Serving>,
-    conversation: Conversation,
-    max_tokens: Option<usize>,
-) -> Result<Vec<u32>, ApiError> {
-    let renderer = serving.renderer.clone();
-    tokenise(state, serving, conversation.num_bytes(), move |tokenizer: &Tokenizer| {
-        let renderer =
-            renderer.ok_or_else(|| ApiError::bad_request("This model has no chat template: use /v1/completions."))?;
-        let text = renderer.render(&conversation.messages, &conversation.tools, &conversation.options)?;
-        prompt::check_text_length("messages", text.len(), tokenizer, max_tokens)?;
-        tokenizer.encode(&text).map_err(|error| ApiError::invalid("messages", error.to_string()))
-    })
-    .await
 }

@@ -3,6 +3,7 @@
 mod answer;
 mod items;
 mod request;
+mod tools;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,14 +12,17 @@ use std::time::Instant;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use moesaic_protocol::responses::{DeletedResponse, ResponseObject, ResponseStatus};
+use moesaic_protocol::responses::{
+    DeletedResponse, InputItemList, InputTokens, ResponseObject, ResponseStatus, ResponsesTool,
+};
 use moesaic_protocol::{ErrorResponse, ResponsesRequest};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::chat::answer::ChatAnswer;
 use crate::api::pipeline::{self, Incoming};
 use crate::api::responses::answer::{Keep, ResponseAnswer};
-use crate::api::responses::request::{FIELDS, Translation, check};
+use crate::api::responses::request::{FIELDS, Translated, Translation, check};
+use crate::api::responses::tools::OfferedTools;
 use crate::auth::ClientKey;
 use crate::error::ApiError;
 use crate::event_stream;
@@ -49,13 +53,16 @@ pub async fn create_response(
     let arrived = Instant::now();
     check(&request, &state.config.limits)?;
     let translation = Translation { state: Arc::clone(&state), client };
-    let (request, conversation, chat) = state.work(num_bytes, move || translation.translate(request)).await??;
-    let incoming = Incoming { request: &chat, fields: FIELDS, client, id, arrived };
-    let (answer, generation) = pipeline::begin(&state, incoming).await?;
+    let translated = state.work(num_bytes, move || translation.translate(request)).await??;
+    let Translated { request, items, conversation, mut tools, chat } = translated;
+    let (inputs, truncates) = (std::mem::take(&mut tools.inputs), request.truncation.as_deref() == Some("auto"));
+    let incoming = Incoming { request: &chat, fields: FIELDS, client, id, arrived, inputs, truncates };
+    let begun = pipeline::begin(&state, incoming).await;
+    let (answer, generation) = begun.map_err(|error| tools.in_own_terms(error))?;
     let streams = answer.settings.stream;
-    let response = beginning(request, &answer);
-    let keep = response.store.then(|| Keep { state: Arc::clone(&state), client, conversation });
-    let answer = ResponseAnswer::new(answer, response, keep);
+    let response = beginning(request, &answer, &tools);
+    let keep = response.store.then(|| Keep { state: Arc::clone(&state), client, conversation, items });
+    let answer = ResponseAnswer::new(answer, response, keep, tools);
     if streams {
         return Ok(event_stream::respond(answer, generation, &state));
     }
@@ -122,8 +129,64 @@ pub async fn cancel_response(
     Ok(Json(response))
 }
 
+/// How many tokens the prompt of a response would have.
+#[utoipa::path(post, path = "/v1/responses/input_tokens", request_body = ResponsesRequest, responses(
+    (status = 200, description = "The count", body = InputTokens),
+    (status = "4XX", description = "The request is wrong", body = ErrorResponse),
+    (status = "5XX", description = "Still loading", body = ErrorResponse),
+))]
+pub async fn count_input_tokens(
+    State(state): State<AppState>,
+    Extension(client): Extension<ClientKey>,
+    SizedJson(request, num_bytes): SizedJson<ResponsesRequest>,
+) -> Result<Json<InputTokens>, ApiError> {
+    check(&request, &state.config.limits)?;
+    let translation = Translation { state: Arc::clone(&state), client };
+    let translated = state.work(num_bytes, move || translation.translate(request)).await??;
+    let prompt = pipeline::prompt(&state, &translated.chat, FIELDS).await;
+    let prompt = prompt.map_err(|error| translated.tools.in_own_terms(error))?;
+    Ok(Json(InputTokens { object: "response.input_tokens".to_owned(), input_tokens: prompt.len() }))
+}
+
+/// What a stored response was the answer to.
+#[utoipa::path(get, path = "/v1/responses/{id}/input_items", params(
+    ("id" = String, Path, description = "Its id"),
+    ("order" = Option<String>, Query, description = "desc (default), the last first, or asc"),
+    ("after" = Option<String>, Query, description = "Items behind the one of this id"),
+    ("limit" = Option<u32>, Query, description = "At most so many, 1 to 100 (default 20)"),
+), responses(
+    (status = 200, description = "The items", body = InputItemList),
+    (status = "4XX", description = "There is none", body = ErrorResponse),
+))]
+pub async fn input_items(
+    State(state): State<AppState>,
+    Extension(client): Extension<ClientKey>,
+    ApiPath(id): ApiPath<String>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<InputItemList>, ApiError> {
+    let mut items = state.responses.input_items(client, &id).ok_or_else(|| ApiError::response_not_found(&id))?;
+    match query.get("order").map(String::as_str) {
+        None | Some("desc") => items.reverse(),
+        Some("asc") => {}
+        Some(_) => return Err(ApiError::invalid("order", "must be \"asc\" or \"desc\"")),
+    }
+    let limit = query.get("limit").map_or(Ok(20), |limit| limit.parse());
+    let limit = limit.ok().filter(|limit| (1..=100).contains(limit));
+    let limit = limit.ok_or_else(|| ApiError::invalid("limit", "must be 1 to 100"))?;
+    if let Some(after) = query.get("after") {
+        let at = items.iter().position(|item| item["id"] == **after);
+        let at = at.ok_or_else(|| ApiError::invalid("after", "names no item of this response"))?;
+        items.drain(..=at);
+    }
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    let id_of = |item: Option<&Value>| item.and_then(|item| item["id"].as_str()).map(str::to_owned);
+    let (first_id, last_id) = (id_of(items.first()), id_of(items.last()));
+    Ok(Json(InputItemList { object: "list".to_owned(), data: items, first_id, last_id, has_more }))
+}
+
 /// The response at its beginning.
-fn beginning(request: ResponsesRequest, answer: &ChatAnswer) -> ResponseObject {
+fn beginning(request: ResponsesRequest, answer: &ChatAnswer, tools: &OfferedTools) -> ResponseObject {
     let text = request.text.unwrap_or_default();
     let mut text_settings = json!({"format": text.format.unwrap_or_else(|| json!({"type": "text"}))});
     if let Some(verbosity) = text.verbosity {
@@ -142,12 +205,19 @@ fn beginning(request: ResponsesRequest, answer: &ChatAnswer) -> ResponseObject {
         temperature: answer.sampling.params.temperature,
         top_p: answer.sampling.params.top_p,
         top_logprobs: request.top_logprobs.unwrap_or(0),
-        tools: request.tools.iter().flatten().map(|tool| json!(tool)).collect(),
+        tools: tools.remaining.iter().map(ResponsesTool::shown).collect(),
         tool_choice: request.tool_choice.unwrap_or_else(|| "auto".into()),
         parallel_tool_calls: request.parallel_tool_calls.unwrap_or(true),
         text: text_settings,
         reasoning: request.reasoning.unwrap_or_default(),
-        truncation: "disabled".to_owned(),
+        truncation: request.truncation.unwrap_or_else(|| "disabled".to_owned()),
+        dropped_turns: Some(answer.dropped_turns).filter(|dropped| *dropped > 0),
+        presence_penalty: answer.sampling.params.presence_penalty,
+        frequency_penalty: answer.sampling.params.frequency_penalty,
+        max_tool_calls: request.max_tool_calls,
+        service_tier: "default".to_owned(),
+        safety_identifier: request.safety_identifier,
+        prompt_cache_key: request.prompt_cache_key,
         metadata: request.metadata.unwrap_or_default(),
         user: request.user,
         system_fingerprint: answer.serving.fingerprint.clone(),

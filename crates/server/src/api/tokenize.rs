@@ -10,7 +10,7 @@ use moesaic_protocol::{
     DetokenizeRequest, DetokenizeResponse, ErrorResponse, TokenizeRequest, TokenizeResponse, TokenizerInfo,
 };
 
-use crate::api::pipeline::{Conversation, render_messages};
+use crate::api::prompt::{Conversation, render_messages};
 use crate::error::ApiError;
 use crate::extract::ApiJson;
 use crate::generation::tokenise;

@@ -38,6 +38,16 @@ pub enum Dtype {
     Bf16,
 }
 
+/// `--hosted-tools`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostedTools {
+    /// Pass them over, unless a request forces one.
+    Ignore,
+    /// Refuse requests that offer them.
+    Refuse,
+}
+
 /// `--kv-cache-dtype`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,5 @@
 //! The answer to a message request, in Anthropic's shape, whole or as a stream of events.
 
-use axum::response::sse::Event;
 use moesaic_chat::OutputEvent;
 use moesaic_protocol::anthropic::{MessageResponse, MessageUsage, OutputBlock, StopReason};
 use moesaic_protocol::{FinishReason, Usage};
@@ -10,6 +9,7 @@ use crate::api::chat::answer::ChatAnswer;
 use crate::error::ApiError;
 use crate::event_stream::StreamedAnswer;
 use crate::generation::{ChoiceEnd, Delta, Generation};
+use crate::sse::{self, Event};
 use crate::validate::response::ResponseSettings;
 
 /// What a thought is signed with: nothing is signed here, but clients drop thoughts that are not.
@@ -175,9 +175,9 @@ fn counts(usage: Usage) -> MessageUsage {
     }
 }
 
-fn event(kind: &str, mut data: Value) -> Event {
+fn event(kind: &'static str, mut data: Value) -> Event {
     data["type"] = kind.into();
-    Event::default().event(kind).data(data.to_string())
+    sse::named(kind, &data)
 }
 
 impl StreamedAnswer for MessageAnswer {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::response::sse::Event;
 use moesaic_chat::OutputEvent;
 use moesaic_protocol::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatResponseMessage, FinishReason,
@@ -12,6 +11,7 @@ use moesaic_protocol::{
 use crate::error::ApiError;
 use crate::event_stream::StreamedAnswer;
 use crate::generation::{ChoiceEnd, Delta, Generation};
+use crate::sse::Event;
 use crate::state::Serving;
 use crate::validate::response::ResponseSettings;
 use crate::validate::sampling::ValidSampling;
@@ -39,6 +39,8 @@ pub struct ChatAnswer {
     pub settings: ResponseSettings,
     /// Calls begun so far, by choice.
     pub num_calls: Vec<u32>,
+    /// How many of the oldest turns were left out of the prompt.
+    pub dropped_turns: usize,
 }
 
 impl ChatAnswer {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::response::sse::Event;
 use moesaic_chat::{Detokenizer, Tokenizer};
 use moesaic_protocol::{Completion, CompletionChoice, CompletionLogprobs, Usage};
 use moesaic_scheduler::TokenLogprobs;
@@ -11,6 +10,7 @@ use moesaic_scheduler::TokenLogprobs;
 use crate::error::ApiError;
 use crate::event_stream::StreamedAnswer;
 use crate::generation::{Delta, Generation};
+use crate::sse::Event;
 use crate::state::Serving;
 use crate::validate::response::ResponseSettings;
 use crate::validate::sampling::ValidSampling;

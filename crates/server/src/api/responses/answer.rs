@@ -1,22 +1,23 @@
 //! The answer to a request for a response, whole or as a stream of typed events.
 
-use axum::response::sse::Event;
-use moesaic_chat::OutputEvent;
+use moesaic_chat::{InputDecoder, OutputEvent};
 use moesaic_protocol::responses::{
     IncompleteDetails, InputTokensDetails, ItemStatus, OutputItem, OutputPart, OutputTokensDetails, ResponseError,
     ResponseObject, ResponseStatus, ResponseUsage,
 };
-use moesaic_protocol::{ChatMessage, ChatTokenLogprob, FinishReason, Usage};
+use moesaic_protocol::{ChatMessage, ChatTokenLogprob, ErrorBody, FinishReason, Usage};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::api::chat::answer::ChatAnswer;
 use crate::api::responses::items::add_output;
+use crate::api::responses::tools::{Offered, OfferedTools};
 use crate::auth::ClientKey;
 use crate::clock::unix_now;
 use crate::error::ApiError;
 use crate::event_stream::StreamedAnswer;
 use crate::generation::{Delta, Generation};
-use crate::sse;
+use crate::sse::{self, Event};
 use crate::state::AppState;
 use crate::validate::response::ResponseSettings;
 
@@ -30,6 +31,9 @@ pub struct ResponseAnswer {
     is_open: bool,
     ended_at_limit: bool,
     num_events: u64,
+    tools: OfferedTools,
+    /// Of the custom tool that is being called.
+    input: InputDecoder,
 }
 
 /// Where a response is kept.
@@ -40,6 +44,8 @@ pub struct Keep {
     pub client: ClientKey,
     /// Chat messages up to the response.
     pub conversation: Vec<ChatMessage>,
+    /// The input's items, as they can be listed.
+    pub items: Vec<Value>,
 }
 
 /// An event of a stream. Typed, because `Value` would write f32 numbers with the digits of f64.
@@ -76,12 +82,17 @@ struct Change {
     message: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     param: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorBody>,
 }
 
 impl ResponseAnswer {
     /// `chat`: the same answer as a chat completion; `response`: as it stands at its beginning.
-    pub fn new(chat: ChatAnswer, response: ResponseObject, keep: Option<Keep>) -> Self {
-        Self { chat, response, keep, is_open: false, ended_at_limit: false, num_events: 2 }
+    pub fn new(chat: ChatAnswer, response: ResponseObject, keep: Option<Keep>, tools: OfferedTools) -> Self {
+        let input = InputDecoder::default();
+        Self { chat, response, keep, is_open: false, ended_at_limit: false, num_events: 2, tools, input }
     }
 
     /// As it stands.
@@ -94,7 +105,7 @@ impl ResponseAnswer {
         let Some(keep) = &self.keep else { return false };
         let mut conversation = keep.conversation.clone();
         add_output(&self.response.output, &mut conversation);
-        keep.state.responses.put(keep.client, &self.response, &conversation)
+        keep.state.responses.put(keep.client, &self.response, &conversation, &keep.items)
     }
 
     /// Generates to the end.
@@ -161,13 +172,15 @@ impl ResponseAnswer {
                 }
                 OutputEvent::CallStart { name, id } => {
                     self.close(ItemStatus::Completed, &mut changes);
-                    let call_id =
-                        id.unwrap_or_else(|| self.chat.serving.dialect.call_id(uuid::Uuid::new_v4().as_u128()));
-                    let (id, arguments) = (item_id("fc"), String::new());
-                    let status = ItemStatus::InProgress;
-                    self.open(OutputItem::FunctionCall { id, call_id, name, arguments, status }, &mut changes);
+                    self.open_call(&name, id, &mut changes);
                 }
-                OutputEvent::CallArguments(text) => self.add_text(&text, Vec::new(), &mut changes),
+                OutputEvent::CallArguments(text) => {
+                    let is_custom = matches!(self.response.output.last(), Some(OutputItem::CustomToolCall { .. }));
+                    let text = if is_custom { self.input.push(&text) } else { text };
+                    if !text.is_empty() {
+                        self.add_text(&text, Vec::new(), &mut changes);
+                    }
+                }
             }
         }
         if let Some(end) = delta.end {
@@ -184,6 +197,19 @@ impl ResponseAnswer {
         changes.push(Change { kind, output_index: Some(index), item: added, ..Change::default() });
         self.response.output.push(item);
         self.is_open = true;
+    }
+
+    fn open_call(&mut self, function: &str, id: Option<String>, changes: &mut Vec<Change>) {
+        let call_id = id.unwrap_or_else(|| self.chat.serving.dialect.call_id(uuid::Uuid::new_v4().as_u128()));
+        let Offered { name, namespace, is_custom } = self.tools.get(function);
+        let status = ItemStatus::InProgress;
+        let item = if is_custom {
+            self.input = InputDecoder::default();
+            OutputItem::CustomToolCall { id: item_id("ctc"), call_id, name, namespace, input: String::new(), status }
+        } else {
+            OutputItem::FunctionCall { id: item_id("fc"), call_id, name, namespace, arguments: String::new(), status }
+        };
+        self.open(item, changes);
     }
 
     /// Opens a thought or a message: first without parts, then with an empty one.
@@ -214,6 +240,10 @@ impl ResponseAnswer {
                 arguments.push_str(text);
                 "response.function_call_arguments.delta"
             }
+            OutputItem::CustomToolCall { input, .. } => {
+                input.push_str(text);
+                "response.custom_tool_call_input.delta"
+            }
             OutputItem::Reasoning { content, .. } | OutputItem::Message { content, .. } => {
                 match content.last_mut().expect("text belongs to a part") {
                     OutputPart::ReasoningText { text: whole } => {
@@ -233,9 +263,16 @@ impl ResponseAnswer {
     }
 
     fn close(&mut self, end: ItemStatus, changes: &mut Vec<Change>) {
-        if !std::mem::take(&mut self.is_open) {
+        if !self.is_open {
             return;
         }
+        if matches!(self.response.output.last(), Some(OutputItem::CustomToolCall { .. })) {
+            let rest = self.input.finish();
+            if !rest.is_empty() {
+                self.add_text(&rest, Vec::new(), changes);
+            }
+        }
+        self.is_open = false;
         let (done, part_done) = (self.change(""), self.change("response.content_part.done"));
         let item = self.response.output.last_mut().expect("an open item is there");
         match item {
@@ -244,6 +281,14 @@ impl ResponseAnswer {
                 let kind = "response.function_call_arguments.done";
                 let (arguments, name) = (Some(arguments.clone()), Some(name.clone()));
                 changes.push(Change { kind, name, arguments, ..done });
+            }
+            OutputItem::CustomToolCall { input, status, .. } => {
+                *status = end;
+                changes.push(Change {
+                    kind: "response.custom_tool_call_input.done",
+                    input: Some(input.clone()),
+                    ..done
+                });
             }
             OutputItem::Reasoning { content, status, .. } | OutputItem::Message { content, status, .. } => {
                 *status = end;
@@ -268,11 +313,16 @@ impl ResponseAnswer {
     /// A change of the last item.
     fn change(&self, kind: &'static str) -> Change {
         let index = self.response.output.len() - 1;
-        let (id, content_index) = match &self.response.output[index] {
-            OutputItem::FunctionCall { id, .. } => (id, None),
-            OutputItem::Reasoning { id, .. } | OutputItem::Message { id, .. } => (id, Some(0)),
-        };
-        Change { kind, item_id: Some(id.clone()), output_index: Some(index), content_index, ..Change::default() }
+        let item = &self.response.output[index];
+        let has_parts = matches!(item, OutputItem::Reasoning { .. } | OutputItem::Message { .. });
+        let content_index = has_parts.then_some(0);
+        Change {
+            kind,
+            item_id: Some(item.id().to_owned()),
+            output_index: Some(index),
+            content_index,
+            ..Change::default()
+        }
     }
 
     fn event(&mut self, change: Change) -> Event {
@@ -327,16 +377,17 @@ impl StreamedAnswer for ResponseAnswer {
         self.complete(usage);
         let kind = if self.ended_at_limit { "response.incomplete" } else { "response.completed" };
         let last = self.whole_response(kind);
-        vec![self.event(last)]
+        vec![self.event(last), sse::done()]
     }
 
     fn failure(&mut self, error: &ApiError) -> Vec<Event> {
         self.fail(error);
         let body = error.to_body().error;
         let kind = "error";
-        let what =
-            Change { kind, code: body.code, message: Some(body.message), param: body.param, ..Change::default() };
+        let (code, message, param) = (body.code.clone(), Some(body.message.clone()), body.param.clone());
+        // OpenAI's clients read the fields of the event, those of Open Responses the error in it.
+        let what = Change { kind, code, message, param, error: Some(body), ..Change::default() };
         let last = self.whole_response("response.failed");
-        vec![self.event(what), self.event(last)]
+        vec![self.event(what), self.event(last), sse::done()]
     }
 }

@@ -1,8 +1,10 @@
 //! Items of the Responses API as chat messages.
 
+use moesaic_chat::text_arguments;
 use moesaic_protocol::responses::{InputItem, ItemPart, ItemText, OutputItem, OutputPart};
 use moesaic_protocol::{ChatMessage, Role, ToolCall};
 
+use crate::api::responses::tools::function_name;
 use crate::error::{ApiError, echo};
 
 /// Adds an item of a request to chat messages. `path` names it in errors.
@@ -41,21 +43,42 @@ pub fn add_item(item: InputItem, path: &str, messages: &mut Vec<ChatMessage>) ->
         }
         "function_call" => {
             let (name, arguments) = (needed(item.name, "name")?, needed(item.arguments, "arguments")?);
-            let id = needed(item.call_id, "call_id")?;
-            add_call(ToolCall::function(Some(id), name, arguments), messages);
+            let name = function_name(item.namespace.as_deref(), &name);
+            add_call(ToolCall::function(Some(needed(item.call_id, "call_id")?), name, arguments), messages);
         }
-        "function_call_output" => {
-            let id = needed(item.call_id, "call_id")?;
+        "custom_tool_call" => {
+            let (name, input) = (needed(item.name, "name")?, needed(item.input, "input")?);
+            let (name, arguments) = (function_name(item.namespace.as_deref(), &name), text_arguments(&input));
+            add_call(ToolCall::function(Some(needed(item.call_id, "call_id")?), name, arguments), messages);
+        }
+        // Tools of the API's own that run at the client's: calls of functions of their names.
+        kind @ ("local_shell_call" | "shell_call" | "apply_patch_call") => {
+            let (what, field) =
+                if kind == "apply_patch_call" { (item.operation, "operation") } else { (item.action, "action") };
+            let arguments = what.ok_or_else(|| missing(field))?.to_string();
+            let name = kind.strip_suffix("_call").unwrap_or(kind).to_owned();
+            add_call(ToolCall::function(Some(needed(item.call_id.or(item.id), "call_id")?), name, arguments), messages);
+        }
+        kind if kind.ends_with("_call_output") && !is_passed_over(kind) => {
+            let id = needed(item.call_id.or(item.id), "call_id")?;
             let output = text(item.output.ok_or_else(|| missing("output"))?, &format!("{path}.output"))?;
             let result = ChatMessage::new(Role::Tool, Some(output.into()));
             messages.push(ChatMessage { tool_call_id: Some(id), ..result });
         }
+        kind if is_passed_over(kind) => {}
         kind => {
             let message = format!("items of type {:?} are not supported here", echo(kind));
             return Err(ApiError::invalid(format!("{path}.type"), message));
         }
     }
     Ok(())
+}
+
+/// Items about which a model that has not their tools learns nothing: other providers' histories carry them.
+fn is_passed_over(kind: &str) -> bool {
+    let hosted =
+        ["web_search", "file_search", "code_interpreter", "image_generation", "computer", "mcp_", "tool_search"];
+    kind == "compaction" || hosted.iter().any(|hosted| kind.starts_with(hosted))
 }
 
 /// Adds what a response said to chat messages.
@@ -70,8 +93,13 @@ pub fn add_output(output: &[OutputItem], messages: &mut Vec<ChatMessage>) {
         match item {
             OutputItem::Reasoning { content, .. } => add_thought(text(content), messages),
             OutputItem::Message { content, .. } => add_answer(text(content), messages),
-            OutputItem::FunctionCall { call_id, name, arguments, .. } => {
-                add_call(ToolCall::function(Some(call_id.clone()), name.clone(), arguments.clone()), messages);
+            OutputItem::FunctionCall { call_id, name, namespace, arguments, .. } => {
+                let name = function_name(namespace.as_deref(), name);
+                add_call(ToolCall::function(Some(call_id.clone()), name, arguments.clone()), messages);
+            }
+            OutputItem::CustomToolCall { call_id, name, namespace, input, .. } => {
+                let name = function_name(namespace.as_deref(), name);
+                add_call(ToolCall::function(Some(call_id.clone()), name, text_arguments(input)), messages);
             }
         }
     }
@@ -108,16 +136,22 @@ fn text(content: ItemText, path: &str) -> Result<String, ApiError> {
         ItemText::Parts(parts) => parts,
     };
     let mut whole = String::new();
-    for (index, ItemPart { kind, text, refusal }) in parts.into_iter().enumerate() {
-        let known = matches!(kind.as_str(), "text" | "input_text" | "output_text" | "reasoning_text" | "summary_text");
-        match (if kind == "refusal" { refusal } else { text.filter(|_| known) }, known || kind == "refusal") {
-            (Some(part), _) => whole.push_str(&part),
-            (None, true) => return Err(ApiError::invalid(format!("{path}[{index}].text"), "is required")),
-            (None, false) => {
-                let message = format!("parts of type {:?} are not supported here", echo(&kind));
-                return Err(ApiError::invalid(format!("{path}[{index}].type"), message));
+    for (index, part) in parts.into_iter().enumerate() {
+        let ItemPart { kind, text, refusal, stdout, stderr } = part;
+        let field = |field: &str| format!("{path}[{index}].{field}");
+        let found = match kind.as_deref() {
+            Some("text" | "input_text" | "output_text" | "reasoning_text" | "summary_text") => text,
+            Some("refusal") => refusal,
+            Some(kind) => {
+                let message = format!("parts of type {:?} are not supported here", echo(kind));
+                return Err(ApiError::invalid(field("type"), message));
             }
-        }
+            None if stdout.is_some() || stderr.is_some() => {
+                Some(stdout.unwrap_or_default() + &stderr.unwrap_or_default())
+            }
+            None => return Err(ApiError::invalid(field("type"), "is required")),
+        };
+        whole.push_str(&found.ok_or_else(|| ApiError::invalid(field("text"), "is required"))?);
     }
     Ok(whole)
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
-use moesaic_protocol::responses::{InputItem, ResponseStatus, ResponsesInput, ResponsesTool};
+use moesaic_protocol::responses::{InputItem, ResponseStatus, ResponsesInput};
 use moesaic_protocol::{ChatMessage, ChatRequest, FormatFields, ResponsesRequest, Role};
 use serde_json::{Value, json};
 
 use crate::api::responses::items::{add_item, add_output};
+use crate::api::responses::tools::OfferedTools;
 use crate::auth::ClientKey;
 use crate::config::Limits;
 use crate::error::{ApiError, echo};
@@ -21,7 +22,6 @@ pub const FIELDS: &[Field] = &[
     Field::new("response_format.json_schema", "text.format"),
     Field::new("response_format", "text.format"),
     Field::new("reasoning_effort", "reasoning.effort"),
-    Field::new("tools[].function", "tools[]"),
 ];
 
 /// Refuses what is not served, and settings that contradict each other.
@@ -60,8 +60,8 @@ pub fn check(request: &ResponsesRequest, limits: &Limits) -> Result<(), ApiError
             return Err(ApiError::invalid("metadata", "takes 16 texts of 512 characters, under names of 64"));
         }
     }
-    if request.truncation.as_deref().is_some_and(|truncation| truncation != "disabled") {
-        return Err(ApiError::invalid("truncation", "must be \"disabled\""));
+    if request.truncation.as_deref().is_some_and(|truncation| !matches!(truncation, "disabled" | "auto")) {
+        return Err(ApiError::invalid("truncation", "must be \"disabled\" or \"auto\""));
     }
     if request.background == Some(true) {
         let error = |message: &str| Err(ApiError::invalid("background", message));
@@ -83,18 +83,32 @@ pub struct Translation {
     pub client: ClientKey,
 }
 
+/// A request for a response, translated.
+pub struct Translated {
+    /// Without its input and tools.
+    pub request: ResponsesRequest,
+    /// The input's items.
+    pub items: Vec<Value>,
+    /// Chat messages up to the response, without the instructions, which are not kept.
+    pub conversation: Vec<ChatMessage>,
+    /// Its tools.
+    pub tools: OfferedTools,
+    /// As a chat request.
+    pub chat: ChatRequest,
+}
+
 impl Translation {
-    /// To a chat request; also gives the request without its input, and the conversation, which is kept.
+    /// To a chat request.
     ///
     /// # Errors
     /// When the request holds what is not served, or names a response that is not stored.
-    pub fn translate(
-        &self,
-        mut request: ResponsesRequest,
-    ) -> Result<(ResponsesRequest, Vec<ChatMessage>, ChatRequest), ApiError> {
+    pub fn translate(&self, mut request: ResponsesRequest) -> Result<Translated, ApiError> {
+        let items = input_items(request.input.as_ref());
         let conversation = self.conversation(&mut request)?;
-        let chat = chat_request(&request, &conversation)?;
-        Ok((request, conversation, chat))
+        let tools = request.tools.take().unwrap_or_default();
+        let mut tools = OfferedTools::new(tools, request.tool_choice.as_ref(), self.state.config.hosted_tools)?;
+        let chat = chat_request(&request, &conversation, &mut tools);
+        Ok(Translated { request, items, conversation, tools, chat })
     }
 
     /// Chat messages up to the response, without the instructions, which are not kept.
@@ -113,6 +127,9 @@ impl Translation {
             None => return Err(ApiError::invalid("input", "is required")),
             Some(ResponsesInput::Text(text)) => messages.push(ChatMessage::new(Role::User, Some(text.into()))),
             Some(ResponsesInput::Items(items)) => self.add_items(items, &mut messages)?,
+        }
+        if request.previous_response_id.is_some() {
+            check_results(&messages)?;
         }
         for message in &mut messages {
             // A thought that nothing followed.
@@ -153,14 +170,44 @@ impl Translation {
     }
 }
 
-fn chat_request(request: &ResponsesRequest, conversation: &[ChatMessage]) -> Result<ChatRequest, ApiError> {
+/// Refuses results of calls that a stored conversation does not hold: their sender takes it for another one.
+fn check_results(messages: &[ChatMessage]) -> Result<(), ApiError> {
+    let calls = messages.iter().flat_map(|message| message.tool_calls.iter().flatten());
+    let calls: HashSet<&str> = calls.filter_map(|call| call.id.as_deref()).collect();
+    let mut results = messages.iter().filter_map(|message| message.tool_call_id.as_deref());
+    match results.find(|id| !calls.contains(id)) {
+        Some(id) => {
+            Err(ApiError::invalid("input", format!("holds the output of the call {:?}, which is not there", echo(id))))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The items of an input with an id each, as they can be listed later.
+fn input_items(input: Option<&ResponsesInput>) -> Vec<Value> {
+    let mut items = match input {
+        None => Vec::new(),
+        Some(ResponsesInput::Text(text)) => {
+            vec![json!({"role": "user", "content": [{"type": "input_text", "text": text}]})]
+        }
+        Some(ResponsesInput::Items(items)) => items.iter().map(|item| json!(item)).collect(),
+    };
+    for item in items.iter_mut().filter_map(Value::as_object_mut) {
+        item.retain(|_, value| !value.is_null());
+        item.entry("type").or_insert_with(|| "message".into());
+        item.entry("id").or_insert_with(|| format!("item_{}", uuid::Uuid::new_v4().simple()).into());
+    }
+    items
+}
+
+fn chat_request(request: &ResponsesRequest, conversation: &[ChatMessage], tools: &mut OfferedTools) -> ChatRequest {
     let includes = |what: &str| request.include.iter().flatten().any(|included| included == what);
     let wants_logprobs = includes("message.output_text.logprobs") || request.top_logprobs.is_some_and(|top| top > 0);
-    let tools = tools(request.tools.as_deref().unwrap_or_default())?;
+    let functions = tools.functions.take();
     let instructions =
         request.instructions.iter().map(|text| ChatMessage::new(Role::System, Some(text.clone().into())));
     let format = request.text.as_ref().and_then(|text| text.format.as_ref());
-    Ok(ChatRequest {
+    ChatRequest {
         messages: instructions.chain(conversation.iter().cloned()).collect(),
         model: request.model.clone(),
         max_completion_tokens: request.max_output_tokens,
@@ -170,13 +217,13 @@ fn chat_request(request: &ResponsesRequest, conversation: &[ChatMessage]) -> Res
         chat_template_kwargs: request.chat_template_kwargs.clone(),
         reasoning_effort: request.reasoning.as_ref().and_then(|wanted| wanted.effort.clone()),
         // Clients send both also where there are no tools.
-        parallel_tool_calls: request.parallel_tool_calls.filter(|_| tools.is_some()),
-        tools,
-        tool_choice: request.tool_choice.clone(),
+        parallel_tool_calls: request.parallel_tool_calls.filter(|_| functions.is_some()),
+        tools: functions,
+        tool_choice: tools.choice.take(),
         thinking_token_budget: request.thinking_token_budget,
         format: FormatFields { response_format: format.map(response_format), ..request.format.clone() },
         ..ChatRequest::default()
-    })
+    }
 }
 
 fn response_format(format: &Value) -> Value {
@@ -184,25 +231,4 @@ fn response_format(format: &Value) -> Value {
         return json!({"type": "json_schema", "json_schema": format});
     }
     format.clone()
-}
-
-fn tools(tools: &[ResponsesTool]) -> Result<Option<Vec<Value>>, ApiError> {
-    if let Some(index) = tools.iter().position(|tool| tool.kind != "function") {
-        let message = format!("tools of type {:?} are not supported here", echo(&tools[index].kind));
-        return Err(ApiError::invalid(format!("tools[{index}].type"), message));
-    }
-    let tool = |tool: &ResponsesTool| {
-        let mut function = json!({"name": tool.name.clone().unwrap_or_default()});
-        for (key, value) in [
-            ("description", tool.description.clone().map(Value::from)),
-            ("parameters", tool.parameters.clone()),
-            ("strict", tool.strict.map(Value::from)),
-        ] {
-            if let Some(value) = value {
-                function[key] = value;
-            }
-        }
-        json!({"type": "function", "function": function})
-    };
-    Ok((!tools.is_empty()).then(|| tools.iter().map(tool).collect()))
 }
