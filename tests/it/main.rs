@@ -14,6 +14,7 @@ mod golden;
 mod gpu;
 mod helper;
 mod invariance;
+mod launch;
 mod lifecycle;
 mod messages;
 mod messages_agents;

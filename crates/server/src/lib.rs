@@ -19,6 +19,7 @@ mod fingerprint;
 mod generation;
 pub mod grammars;
 mod known_routes;
+pub mod launch;
 mod memory;
 mod metrics;
 mod request_id;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use moesaic_server::config::{Config, ConfigError, LogFormat, RawConfig};
+use moesaic_server::launch::{self, Launch, LaunchArgs};
 use moesaic_server::{app, grammars, serve};
 use tracing_subscriber::EnvFilter;
 
@@ -46,6 +47,8 @@ struct ServeArgs {
 enum Command {
     /// Serve a model (what happens without a command, too)
     Serve(Box<ServeArgs>),
+    /// Start an agent or a chat page with the settings it needs to use a running server
+    Launch(Box<LaunchArgs>),
     /// Measure any OpenAI-compatible server
     Bench(Box<moesaic_bench::load::BenchArgs>),
     /// Make a random checkpoint of a real shape, for benchmarks and tests
@@ -100,6 +103,13 @@ fn run(cli: Cli) -> Result<()> {
             start_logging(&config)?;
             runtime()?.block_on(serve::run(config))
         }
+        Command::Launch(args) => match runtime()?.block_on(launch::prepare(*args, |name| std::env::var_os(name)))? {
+            Launch::Say(text) => {
+                say(&text);
+                Ok(())
+            }
+            Launch::Run(run) => Err(run.replace_process().into()),
+        },
         Command::Bench(args) => {
             let report = runtime()?.block_on(moesaic_bench::load::run(&args))?;
             if let Some(path) = &args.json {
