@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
-use moesaic_protocol::anthropic::{MessagesError, ModelInfo, ModelPage};
+use moesaic_protocol::anthropic::{ModelInfo, ModelPage};
 use moesaic_protocol::{ErrorResponse, Model, ModelList};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -36,8 +36,8 @@ pub enum Either<O, A> {
     ),
     responses(
         (status = 200, description = "The served models", body = Either<ModelList, ModelPage>),
-        (status = "4XX", description = "Not allowed", body = Either<ErrorResponse, MessagesError>),
-        (status = "5XX", description = "Still loading", body = Either<ErrorResponse, MessagesError>),
+        (status = "4XX", description = "Not allowed", body = ErrorResponse),
+        (status = "5XX", description = "Still loading", body = ErrorResponse),
     )
 )]
 pub async fn list_models(
@@ -64,8 +64,8 @@ pub async fn list_models(
     ),
     responses(
         (status = 200, description = "The model", body = Either<Model, ModelInfo>),
-        (status = "4XX", description = "Not served, or not allowed", body = Either<ErrorResponse, MessagesError>),
-        (status = "5XX", description = "Still loading", body = Either<ErrorResponse, MessagesError>),
+        (status = "4XX", description = "Not served, or not allowed", body = ErrorResponse),
+        (status = "5XX", description = "Still loading", body = ErrorResponse),
     )
 )]
 pub async fn get_model(
