@@ -104,7 +104,7 @@ def test_thoughts(provider):
 
 def test_errors(provider):
     with pytest.raises(litellm.ContextWindowExceededError):
-        litellm.completion(**request(provider, "word " * 50_000))
+        litellm.completion(**request(provider, "word " * 70_000))
     with pytest.raises(litellm.NotFoundError, match="gpt-4o"):
         litellm.completion(**request(provider, CAPITAL) | {"model": f"{provider}/gpt-4o"})
     with pytest.raises(litellm.BadRequestError, match="at least one message"):
