@@ -15,8 +15,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use cpu_time::ProcessTime;
 use moesaic_chat::{AnswerFormat, CallRules, CallableTool, Otherwise};
 use mutator::Mutator;
 use schemas::Schemas;
@@ -24,7 +25,7 @@ use targets::Fate;
 
 /// A template may write 64 MiB, in a vector that doubles; nothing else comes near.
 const MAX_ALLOCATION: usize = 160 << 20;
-/// Far more than any of them takes, also on a busy machine.
+/// Of the processor, far more than any of them takes.
 const MAX_TIME: Duration = Duration::from_secs(20);
 
 static LARGEST: AtomicUsize = AtomicUsize::new(0);
@@ -70,7 +71,7 @@ fn fuzz(name: &str, runs: usize, target: impl Fn(&[u8])) {
     let mut mutator = Mutator::new(number("FUZZ_SEED").unwrap_or(1) as u64);
     for run in 0..seeds.len() + runs {
         let input = seeds.get(run).cloned().unwrap_or_else(|| mutator.mutate(&seeds));
-        let started = Instant::now();
+        let started = ProcessTime::now();
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| target(&input)));
         let (took, largest) = (started.elapsed(), LARGEST.swap(0, Ordering::Relaxed));
         let shown = String::from_utf8_lossy(&input).into_owned();
@@ -89,6 +90,7 @@ fn hostile_input_does_no_harm() {
     fuzz("server_config", 10_000, targets::server_config);
     fuzz("chat_template", 10_000, targets::chat_template);
     fuzz("json_schema", 1_000, targets::json_schema);
+    fuzz("tool_input", 10_000, targets::tool_input);
     if is_wanted("extreme_schemas") {
         // Masks recurse as deep as a grammar; the helper that computes them for a server has such a stack.
         let thread = std::thread::Builder::new().stack_size(256 << 20).spawn(|| extreme_schemas(2_000));
@@ -115,7 +117,7 @@ fn extreme_schemas(runs: usize) {
             let tool = CallableTool { name: "f".to_owned(), parameters: schema.clone(), strict: false, input: None };
             AnswerFormat::Calls(CallRules { tools: vec![tool], otherwise: Otherwise::Text, parallel: true })
         };
-        let started = Instant::now();
+        let started = ProcessTime::now();
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| targets::follow(&format, run)));
         let (took, largest) = (started.elapsed(), LARGEST.swap(0, Ordering::Relaxed));
         let fate = result.unwrap_or_else(|_| panic!("schemas, run {run}: panics on {schema}"));

@@ -4,8 +4,8 @@ use std::sync::{Arc, LazyLock};
 
 use candle_core::DType;
 use moesaic_chat::{
-    AnswerFormat, ChatTemplate, Dialect, GrammarCompiler, Markers, OutputConstraint, OutputRules, PromptOptions,
-    PromptRenderer, Start, Tokenizer,
+    AnswerFormat, CallRules, CallableTool, ChatTemplate, Dialect, GrammarCompiler, InputDecoder, InputGrammar, Markers,
+    Otherwise, OutputConstraint, OutputRules, PromptOptions, PromptRenderer, Start, Tokenizer,
 };
 use moesaic_model::{Architecture, Checkpoint, Device, LoadOptions, Progress, Quantization, Weights};
 use moesaic_protocol::{
@@ -93,6 +93,21 @@ static COMPILER: LazyLock<GrammarCompiler> =
 pub fn json_schema(text: &[u8]) {
     let Ok(schema) = serde_json::from_slice::<Value>(text) else { return };
     let _ = follow(&AnswerFormat::JsonSchema(schema), 0);
+}
+
+/// A custom tool's grammar is written in JSON's spelling, or refused; its text is found in any arguments.
+pub fn tool_input(source: &[u8]) {
+    let source = String::from_utf8_lossy(source).into_owned();
+    let mut decoder = InputDecoder::default();
+    let text = decoder.push(&source) + &decoder.finish();
+    assert!(text.len() <= 3 * source.len(), "{text}");
+    for input in [InputGrammar::Lark(source.clone()), InputGrammar::Regex(source)] {
+        let parameters = json!({});
+        let tool = CallableTool { name: "f".to_owned(), parameters, strict: true, input: Some(input) };
+        let rules = CallRules { tools: vec![tool], otherwise: Otherwise::Nothing, parallel: false };
+        let written = AnswerFormat::Calls(rules).lark(Dialect::DeepSeekV31, &Markers::default());
+        assert!(written.map_or(1, |rules| rules.len()) > 0);
+    }
 }
 
 /// How a schema fared.

@@ -8,6 +8,7 @@ use crate::server::{Server, chat, events, read_some};
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
+const RESPONSES: &str = "/v1/responses";
 
 fn with(mut body: Value, change: &Value) -> Value {
     body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
@@ -24,12 +25,18 @@ fn long_requests() -> Vec<(&'static str, Value)> {
         "messages": [{"role": "user", "content": "Write."}], "max_tokens": 8000, "tool_choice": {"type": "any"},
         "tools": [{"name": "write", "input_schema": schema}],
     });
+    let grammar = json!({"type": "grammar", "syntax": "regex", "definition": "[a-z \"\\n]{4000,9000}"});
+    let custom = json!({
+        "input": "Write.", "max_output_tokens": 8000, "tool_choice": "required", "temperature": 1,
+        "tools": [{"type": "namespace", "name": "pen", "tools": [{"type": "custom", "name": "write", "format": grammar}]}],
+    });
     let chat = with(chat("Write."), &json!({"max_tokens": 8000, "temperature": 1}));
     vec![
         (CHAT, with(chat.clone(), &json!({"guided_json": schema}))),
         (CHAT, with(chat.clone(), &json!({"tools": [tool], "tool_choice": "required"}))),
         (CHAT, with(chat, &json!({"reasoning_effort": "high", "guided_json": schema, "n": 2}))),
         (MESSAGES, message),
+        (RESPONSES, custom),
     ]
 }
 
@@ -59,7 +66,7 @@ async fn overload_is_said_at_once_in_each_shape() {
         let response = server.post(path, &body).send().await.unwrap();
         assert_eq!(response.status(), 429, "{body}");
         assert!(response.headers().contains_key("retry-after") && response.headers().contains_key("x-request-id"));
-        let kind = if path == CHAT { "rate_limit_exceeded" } else { "rate_limit_error" };
+        let kind = if path == MESSAGES { "rate_limit_error" } else { "rate_limit_exceeded" };
         assert_eq!(response.json::<Value>().await.unwrap()["error"]["type"], kind);
     }
     drop(running);
@@ -81,12 +88,16 @@ async fn the_context_ends() {
         if path == MESSAGES {
             assert_eq!(answer["stop_reason"], "model_context_window_exceeded", "{answer}");
             assert!(answer["content"][0]["input"].is_object(), "{answer}");
+        } else if path == RESPONSES {
+            assert_eq!(answer["incomplete_details"]["reason"], "max_output_tokens", "{answer}");
+            assert_eq!(answer["output"][0]["status"], "incomplete", "{answer}");
         } else {
             for choice in answer["choices"].as_array().unwrap() {
                 assert_eq!(choice["finish_reason"], "length", "{choice}");
             }
         }
-        let long = json!({"messages": [{"role": "user", "content": "word ".repeat(400)}]});
+        let field = if path == RESPONSES { "input" } else { "messages" };
+        let long = json!({field: [{"role": "user", "content": "word ".repeat(400)}]});
         let response = server.post(path, &with(body, &long)).send().await.unwrap();
         assert_eq!(response.status(), 400);
         let error = response.json::<Value>().await.unwrap()["error"].clone();
@@ -115,6 +126,7 @@ async fn shutdown_ends_every_stream_properly() {
             assert!(last.starts_with("event: error\ndata: ") && last.contains("overloaded_error"), "{last}");
         } else {
             let last = events(response).await.pop().unwrap();
+            let last = if path == RESPONSES { last["response"].clone() } else { last };
             assert_eq!(last["error"]["code"], "server_shutting_down", "{last}");
         }
         drop(running);

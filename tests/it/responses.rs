@@ -147,11 +147,12 @@ async fn the_store_is_bounded() {
     background["ignore_eos"] = true.into();
     let begun = server.ask(PATH, background).await;
     let path = format!("{PATH}/{}", begun["id"].as_str().unwrap());
-    server.wait_for_metric("vllm:num_requests_running", 0.0).await;
     let mut ended = json!({"status": "in_progress"});
     while ended["status"] == "in_progress" {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         ended = server.get(&path).send().await.unwrap().json().await.unwrap();
     }
+    server.wait_for_metric("vllm:num_requests_running", 0.0).await;
     assert_eq!((&ended["status"], &ended["error"]["code"]), (&json!("failed"), &json!("response_too_large")));
 
     let server = Server::start(&["--response-store-memory", "0"]);

@@ -207,3 +207,26 @@ async fn the_oldest_turns_make_room() {
     body["input"] = json!([{"role": "user", "content": "word ".repeat(3000)}]);
     assert_eq!(refused(&server, &body).await["code"], "context_length_exceeded");
 }
+
+/// Two clients at once, with the same names: each gets its own, and finds only its own.
+#[tokio::test]
+async fn two_clients_do_not_meet() {
+    let server = Server::start(&["--api-key", "one,two"]);
+    let ask = async |key: &str| {
+        let space = json!({"type": "namespace", "name": key, "tools": [function("close")]});
+        let body = json!({"input": format!("I am {key}."), "tools": [space], "tool_choice": "required"});
+        server.post(PATH, &body).bearer_auth(key).send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    let (one, two) = tokio::join!(ask("one"), ask("two"));
+    for (answer, own, other) in [(one, "one", "two"), (two, "two", "one")] {
+        assert_eq!(answer["output"][0]["namespace"], own, "{answer}");
+        let path = format!("{PATH}/{}", answer["id"].as_str().unwrap());
+        let list = async |key: &str| server.get(&format!("{path}/input_items")).bearer_auth(key).send().await.unwrap();
+        assert_eq!(list(other).await.status(), 404);
+        let items = list(own).await.json::<Value>().await.unwrap();
+        assert_eq!(items["data"][0]["content"][0]["text"], format!("I am {own}."));
+        let forget = reqwest::Client::new().delete(format!("{}{path}", server.url)).bearer_auth(own);
+        assert_eq!(forget.send().await.unwrap().status(), 200);
+        assert_eq!(list(own).await.status(), 404);
+    }
+}

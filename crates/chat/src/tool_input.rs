@@ -12,6 +12,8 @@ use crate::{ebnf, text_rules};
 
 /// The name of the argument that carries the text.
 const ARGUMENT: &str = "input";
+/// Longest beginning of arguments in front of the text; what is longer is of another shape.
+const MAX_BEGINNING: usize = 64;
 
 /// What a tool's input must look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -266,7 +268,7 @@ impl InputDecoder {
         match self.state {
             State::Before => {
                 self.held.push(character);
-                match opens(&self.held) {
+                match opens(&self.held).filter(|_| self.held.len() <= MAX_BEGINNING) {
                     Some(true) => {
                         self.state = State::Inside;
                         self.held.clear();
@@ -385,6 +387,7 @@ mod tests {
             ("", ""),
             ("{\"input\":\"cut \\u00", "cut \u{fffd}"),
             ("{\"input\":\"\\ud83dx\"}", "\u{fffd}"),
+            (&" ".repeat(100_000), &" ".repeat(100_000)),
         ] {
             let mut decoder = InputDecoder::default();
             assert_eq!(decoder.push(arguments) + &decoder.finish(), text, "{arguments}");

@@ -240,24 +240,17 @@ impl ApiError {
         self
     }
 
-    /// The same about another field, where `other` knows one.
-    #[must_use]
-    pub fn with_param(mut self, other: impl FnOnce(&str) -> Option<String>) -> Self {
-        if let Some(other) = self.body.param.as_deref().and_then(other) {
-            self.body.param = Some(other);
-        }
-        self
-    }
-
     /// The code that programs know it by.
     pub fn code(&self) -> Option<&str> {
         self.body.code.as_deref()
     }
 
-    /// The same where a list of the client's was translated without some of its items; `own`: as in [`own_place`].
+    /// The same where a list of the client's was translated to one of other items; `own`: as in [`own_place`].
     #[must_use]
-    pub fn at_own_places(self, list: &str, own: &[usize]) -> Self {
-        self.with_param(|path| own_place(path, list, own))
+    pub fn at_own_places(mut self, list: &str, own: &[String]) -> Self {
+        let place = self.body.param.as_deref().and_then(|path| own_place(path, list, own));
+        self.body.param = place.or(self.body.param);
+        self
     }
 
     /// The status that a response with this error has.

@@ -42,12 +42,12 @@ impl Field {
     }
 }
 
-/// The path by the client's own count, where a list was translated without some of its items: `own[i]` is the place of item
-/// `i` in the client's list. `None` for a path that lies in no item.
-pub fn own_place(path: &str, list: &str, own: &[usize]) -> Option<String> {
+/// The path in the client's own request, where a list was translated to one of other items: `own[i]` is where item `i` came
+/// from. `None` for a path that lies in no item.
+pub fn own_place(path: &str, list: &str, own: &[String]) -> Option<String> {
     let (index, rest) = path.strip_prefix(list)?.strip_prefix('[')?.split_once(']')?;
     let place = own.get(index.parse::<usize>().ok()?)?;
-    Some(format!("{list}[{place}]{rest}"))
+    Some(format!("{place}{rest}"))
 }
 
 #[cfg(test)]
@@ -81,8 +81,9 @@ mod tests {
 
     #[test]
     fn places_are_the_clients() {
-        let place = |path| own_place(path, "tools", &[0, 3]);
-        assert_eq!(place("tools[1].name").as_deref(), Some("tools[3].name"));
+        let own = ["tools[0]", "tools[3].tools[2]"].map(str::to_owned);
+        let place = |path| own_place(path, "tools", &own);
+        assert_eq!(place("tools[1].name").as_deref(), Some("tools[3].tools[2].name"));
         assert_eq!(place("tools[0]").as_deref(), Some("tools[0]"));
         for path in ["tools", "tools[2].name", "tools[x]", "tools[1", "tool_choice"] {
             assert_eq!(place(path), None, "{path}");

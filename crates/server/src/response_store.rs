@@ -65,7 +65,7 @@ impl ResponseStore {
         Self { max_bytes, inner: Mutex::default() }
     }
 
-    /// Keeps a response and the conversation up to its end, in the place of what was kept under its id. The oldest of
+    /// Keeps a response, the conversation up to its end and the items of its request (a list in JSON), in the place of what was kept under its id. The oldest of
     /// the client that holds most make room; what is being generated stays. Whether it is kept now.
     ///
     /// The end of a response in the background counts only while its beginning is kept; one that has grown too large
@@ -75,14 +75,14 @@ impl ResponseStore {
         client: ClientKey,
         response: &ResponseObject,
         conversation: &[ChatMessage],
-        input_items: &[Value],
+        input_items: &Arc<str>,
     ) -> bool {
         let is_running = response.background && response.status == ResponseStatus::InProgress;
         let is_end = response.background && !is_running;
         if is_end && !self.lock().end(client, &response.id) {
             return false;
         }
-        let kept = (json(conversation), json(input_items));
+        let kept = (json(conversation), Arc::clone(input_items));
         if self.insert(client, response, kept, is_running) {
             return true;
         }
@@ -266,6 +266,10 @@ mod tests {
         ResponseObject { background: true, status: ResponseStatus::InProgress, ..response(id) }
     }
 
+    fn none() -> Arc<str> {
+        "[]".into()
+    }
+
     fn said(text: String) -> ChatMessage {
         ChatMessage::new(Role::User, Some(text.into()))
     }
@@ -278,17 +282,17 @@ mod tests {
     fn the_oldest_make_room_and_tenants_do_not_meet() {
         let store = ResponseStore::new(3 * one() + one() / 2);
         for index in 0..5 {
-            assert!(store.put(ANN, &response(&format!("resp_{index}")), &[], &[]));
+            assert!(store.put(ANN, &response(&format!("resp_{index}")), &[], &none()));
             assert!(store.lock().num_bytes <= store.max_bytes);
         }
         let found: Vec<bool> = (0..5).map(|index| store.get(ANN, &format!("resp_{index}")).is_some()).collect();
         assert_eq!(found, [false, false, true, true, true]);
         assert!(store.get(BOB, "resp_4").is_none() && !store.delete(BOB, "resp_4"));
         assert!(store.cancel(BOB, "resp_4").is_none() && store.conversation(BOB, "resp_4").is_none());
-        store.put(ANN, &response("resp_4"), &[], &[]);
+        store.put(ANN, &response("resp_4"), &[], &none());
         assert!(store.delete(ANN, "resp_4") && !store.delete(ANN, "resp_4"));
         let too_large = [said("x".repeat(10 * one()))];
-        assert!(!store.put(ANN, &response("resp_9"), &too_large, &[]));
+        assert!(!store.put(ANN, &response("resp_9"), &too_large, &none()));
         assert!(store.get(ANN, "resp_9").is_none() && store.get(ANN, "resp_3").is_some());
         for index in 0..5 {
             store.delete(ANN, &format!("resp_{index}"));
@@ -300,30 +304,30 @@ mod tests {
     #[test]
     fn one_client_cannot_crowd_out_another_nor_what_is_running() {
         let store = ResponseStore::new(4 * one());
-        assert!(store.put(ANN, &response("a"), &[], &[]) && store.put(BOB, &running("running"), &[], &[]));
+        assert!(store.put(ANN, &response("a"), &[], &none()) && store.put(BOB, &running("running"), &[], &none()));
         for index in 0..9 {
-            assert!(store.put(BOB, &response(&format!("b{index}")), &[], &[]));
+            assert!(store.put(BOB, &response(&format!("b{index}")), &[], &none()));
         }
         assert!(store.get(ANN, "a").is_some() && store.get(BOB, "running").is_some() && store.get(BOB, "b8").is_some());
         let full = ResponseStore::new(2 * one());
-        assert!(full.put(ANN, &running("x"), &[], &[]) && full.put(ANN, &running("y"), &[], &[]));
-        assert!(!full.put(ANN, &running("z"), &[], &[]), "nothing may make room");
+        assert!(full.put(ANN, &running("x"), &[], &none()) && full.put(ANN, &running("y"), &[], &none()));
+        assert!(!full.put(ANN, &running("z"), &[], &none()), "nothing may make room");
     }
 
     #[test]
     fn a_background_response_ends_once() {
         let store = ResponseStore::new(3 * one());
         let done = |id: &str| ResponseObject { background: true, ..response(id) };
-        assert!(!store.put(ANN, &done("never begun"), &[], &[]));
-        store.put(ANN, &running("a"), &[], &[]);
+        assert!(!store.put(ANN, &done("never begun"), &[], &none()));
+        store.put(ANN, &running("a"), &[], &none());
         assert_eq!(store.cancel(ANN, "a").unwrap().status, ResponseStatus::Cancelled);
-        assert!(!store.put(ANN, &done("a"), &[], &[]), "it was cancelled before");
+        assert!(!store.put(ANN, &done("a"), &[], &none()), "it was cancelled before");
         assert_eq!(store.get(ANN, "a").unwrap().status, ResponseStatus::Cancelled);
-        store.put(ANN, &running("b"), &[], &[]);
-        assert!(store.put(ANN, &done("b"), &[], &[]));
+        store.put(ANN, &running("b"), &[], &none());
+        assert!(store.put(ANN, &done("b"), &[], &none()));
         assert_eq!(store.cancel(ANN, "b").unwrap().status, ResponseStatus::Completed);
-        store.put(ANN, &running("c"), &[], &[]);
-        assert!(!store.put(ANN, &done("c"), &[said("x".repeat(10 * one()))], &[]));
+        store.put(ANN, &running("c"), &[], &none());
+        assert!(!store.put(ANN, &done("c"), &[said("x".repeat(10 * one()))], &none()));
         let failed = store.get(ANN, "c").unwrap();
         assert_eq!(
             (failed.status, failed.error.unwrap().code.as_str()),

@@ -23,6 +23,17 @@ pub async fn render(
     request: &ChatRequest,
     tools: Option<&ToolSettings>,
 ) -> Result<Vec<u32>, ApiError> {
+    render_some(state, serving, request, request.messages.clone(), tools).await
+}
+
+/// As [`render`], with other messages.
+async fn render_some(
+    state: &AppState,
+    serving: &Arc<Serving>,
+    request: &ChatRequest,
+    messages: Vec<ChatMessage>,
+    tools: Option<&ToolSettings>,
+) -> Result<Vec<u32>, ApiError> {
     let continues = request.continue_final_message.unwrap_or(false);
     let options = PromptOptions {
         add_generation_prompt: request.add_generation_prompt.unwrap_or(!continues),
@@ -32,11 +43,8 @@ pub async fn render(
     };
     let cuts = request.sampling.truncate_prompt_tokens.is_some();
     let limit = (!cuts).then_some(serving.max_model_len);
-    let conversation = Conversation {
-        messages: request.messages.clone(),
-        tools: tools.map(|tools| tools.for_prompt.clone()).unwrap_or_default(),
-        options,
-    };
+    let conversation =
+        Conversation { messages, tools: tools.map(|tools| tools.for_prompt.clone()).unwrap_or_default(), options };
     render_messages(state, serving, conversation, limit).await
 }
 
@@ -95,42 +103,31 @@ pub async fn render_what_fits(
     // An answer of which nothing is said gets a quarter of the context, so that there is one.
     let room = serving.max_model_len - reserved.clamp(1, (serving.max_model_len / 4).max(1));
     let starts = turn_starts(request);
-    let most = starts.len().saturating_sub(1);
-    let (mut fewest, mut fitting) = (0, None);
-    let mut dropped = 0;
-    // Doubles the number until it fits, then halves the interval.
-    let mut tried_most = most;
-    loop {
-        match attempt(state, serving, request, tools, &starts, dropped).await {
-            Ok(prompt) if prompt.len() <= room => {
-                tried_most = dropped;
-                fitting = Some(prompt);
-            }
-            Ok(prompt) if dropped == most => return Ok((prompt, dropped)),
-            Err(error) if dropped == most || error.code() != Some("context_length_exceeded") => return Err(error),
-            _ => fewest = dropped + 1,
+    let without = async |num_turns: usize| {
+        let mut messages = request.messages.clone();
+        if num_turns > 0 {
+            messages.drain(starts[0]..starts[num_turns]);
         }
-        if let Some(prompt) = fitting.take_if(|_| fewest >= tried_most) {
-            return Ok((prompt, tried_most));
+        render_some(state, serving, request, messages, tools).await
+    };
+    let fits = |rendered: &Result<Vec<u32>, ApiError>| rendered.as_ref().is_ok_and(|prompt| prompt.len() <= room);
+    let is_too_long = |error: &ApiError| error.code() == Some("context_length_exceeded");
+    let whole = without(0).await;
+    // Of a single turn nothing can go; other errors say nothing of lengths.
+    if starts.len() < 2 || fits(&whole) || whole.as_ref().is_err_and(|error| !is_too_long(error)) {
+        return whole.map(|prompt| (prompt, 0));
+    }
+    let (mut least, mut most) = (1, starts.len() - 1);
+    let mut shortest = without(most).await?;
+    while least < most && shortest.len() <= room {
+        let middle = least.midpoint(most);
+        match without(middle).await {
+            Ok(prompt) if prompt.len() <= room => (shortest, most) = (prompt, middle),
+            Err(error) if !is_too_long(&error) => return Err(error),
+            _ => least = middle + 1,
         }
-        dropped = if fitting.is_some() { fewest.midpoint(tried_most) } else { (2 * dropped).clamp(1, most) };
     }
-}
-
-async fn attempt(
-    state: &AppState,
-    serving: &Arc<Serving>,
-    request: &ChatRequest,
-    tools: Option<&ToolSettings>,
-    starts: &[usize],
-    dropped: usize,
-) -> Result<Vec<u32>, ApiError> {
-    if dropped == 0 {
-        return render(state, serving, request, tools).await;
-    }
-    let mut messages = request.messages.clone();
-    messages.drain(starts[0]..starts[dropped]);
-    render(state, serving, &ChatRequest { messages, ..request.clone() }, tools).await
+    Ok((shortest, most))
 }
 
 /// Where turns begin: at the first message of what a user says.

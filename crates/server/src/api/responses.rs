@@ -51,14 +51,12 @@ pub async fn create_response(
     SizedJson(request, num_bytes): SizedJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    check(&request, &state.config.limits)?;
-    let translation = Translation { state: Arc::clone(&state), client };
-    let translated = state.work(num_bytes, move || translation.translate(request)).await??;
-    let Translated { request, items, conversation, mut tools, chat } = translated;
+    let Translated { request, items, conversation, mut tools, chat } =
+        translate(&state, client, request, num_bytes).await?;
     let (inputs, truncates) = (std::mem::take(&mut tools.inputs), request.truncation.as_deref() == Some("auto"));
     let incoming = Incoming { request: &chat, fields: FIELDS, client, id, arrived, inputs, truncates };
     let begun = pipeline::begin(&state, incoming).await;
-    let (answer, generation) = begun.map_err(|error| tools.in_own_terms(error))?;
+    let (answer, generation) = begun.map_err(|error| error.at_own_places("tools", &tools.places))?;
     let streams = answer.settings.stream;
     let response = beginning(request, &answer, &tools);
     let keep = response.store.then(|| Keep { state: Arc::clone(&state), client, conversation, items });
@@ -140,11 +138,9 @@ pub async fn count_input_tokens(
     Extension(client): Extension<ClientKey>,
     SizedJson(request, num_bytes): SizedJson<ResponsesRequest>,
 ) -> Result<Json<InputTokens>, ApiError> {
-    check(&request, &state.config.limits)?;
-    let translation = Translation { state: Arc::clone(&state), client };
-    let translated = state.work(num_bytes, move || translation.translate(request)).await??;
-    let prompt = pipeline::prompt(&state, &translated.chat, FIELDS).await;
-    let prompt = prompt.map_err(|error| translated.tools.in_own_terms(error))?;
+    let Translated { tools, chat, .. } = translate(&state, client, request, num_bytes).await?;
+    let prompt = pipeline::prompt(&state, &chat, FIELDS).await;
+    let prompt = prompt.map_err(|error| error.at_own_places("tools", &tools.places))?;
     Ok(Json(InputTokens { object: "response.input_tokens".to_owned(), input_tokens: prompt.len() }))
 }
 
@@ -183,6 +179,18 @@ pub async fn input_items(
     let id_of = |item: Option<&Value>| item.and_then(|item| item["id"].as_str()).map(str::to_owned);
     let (first_id, last_id) = (id_of(items.first()), id_of(items.last()));
     Ok(Json(InputItemList { object: "list".to_owned(), data: items, first_id, last_id, has_more }))
+}
+
+/// Checks a request of `num_bytes` and translates it to a chat request, off the async threads.
+async fn translate(
+    state: &AppState,
+    client: ClientKey,
+    request: ResponsesRequest,
+    num_bytes: usize,
+) -> Result<Translated, ApiError> {
+    check(&request, &state.config.limits)?;
+    let translation = Translation { state: Arc::clone(state), client };
+    state.work(num_bytes, move || translation.translate(request)).await?
 }
 
 /// The response at its beginning.

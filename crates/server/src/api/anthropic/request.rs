@@ -36,7 +36,7 @@ pub struct Translation {
     /// The client wants no text of thoughts.
     pub omits_thoughts: bool,
     /// Where the tools that were kept stand in the request.
-    tool_places: Vec<usize>,
+    tool_places: Vec<String>,
     older_format: bool,
 }
 

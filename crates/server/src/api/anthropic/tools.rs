@@ -10,7 +10,7 @@ pub struct Tools {
     /// As a chat request has them.
     pub functions: Vec<Value>,
     /// Where each stands in the request.
-    pub places: Vec<usize>,
+    pub places: Vec<String>,
     /// Names of the others, which Anthropic's servers would run.
     left_out: Vec<String>,
 }
@@ -37,7 +37,7 @@ pub fn read(tools: Vec<InputTool>) -> Result<Tools, ApiError> {
             }
         };
         read.functions.push(json!({"type": "function", "function": function}));
-        read.places.push(index);
+        read.places.push(format!("tools[{index}]"));
     }
     if !read.left_out.is_empty() {
         tracing::debug!(tools = ?read.left_out, "passed over: tools that Anthropic's servers run");

@@ -1,5 +1,7 @@
 //! The answer to a request for a response, whole or as a stream of typed events.
 
+use std::sync::Arc;
+
 use moesaic_chat::{InputDecoder, OutputEvent};
 use moesaic_protocol::responses::{
     IncompleteDetails, InputTokensDetails, ItemStatus, OutputItem, OutputPart, OutputTokensDetails, ResponseError,
@@ -7,7 +9,6 @@ use moesaic_protocol::responses::{
 };
 use moesaic_protocol::{ChatMessage, ChatTokenLogprob, ErrorBody, FinishReason, Usage};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::api::chat::answer::ChatAnswer;
 use crate::api::responses::items::add_output;
@@ -44,8 +45,8 @@ pub struct Keep {
     pub client: ClientKey,
     /// Chat messages up to the response.
     pub conversation: Vec<ChatMessage>,
-    /// The input's items, as they can be listed.
-    pub items: Vec<Value>,
+    /// The input's items, as a list in JSON.
+    pub items: Arc<str>,
 }
 
 /// An event of a stream. Typed, because `Value` would write f32 numbers with the digits of f64.

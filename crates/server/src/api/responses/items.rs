@@ -4,7 +4,7 @@ use moesaic_chat::text_arguments;
 use moesaic_protocol::responses::{InputItem, ItemPart, ItemText, OutputItem, OutputPart};
 use moesaic_protocol::{ChatMessage, Role, ToolCall};
 
-use crate::api::responses::tools::function_name;
+use crate::api::responses::tools::{function_name, is_run_by_servers};
 use crate::error::{ApiError, echo};
 
 /// Adds an item of a request to chat messages. `path` names it in errors.
@@ -76,9 +76,7 @@ pub fn add_item(item: InputItem, path: &str, messages: &mut Vec<ChatMessage>) ->
 
 /// Items about which a model that has not their tools learns nothing: other providers' histories carry them.
 fn is_passed_over(kind: &str) -> bool {
-    let hosted =
-        ["web_search", "file_search", "code_interpreter", "image_generation", "computer", "mcp_", "tool_search"];
-    kind == "compaction" || hosted.iter().any(|hosted| kind.starts_with(hosted))
+    kind == "compaction" || is_run_by_servers(kind)
 }
 
 /// Adds what a response said to chat messages.

@@ -1,6 +1,7 @@
 //! A request for a response, as a chat request.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use moesaic_protocol::responses::{InputItem, ResponseStatus, ResponsesInput};
 use moesaic_protocol::{ChatMessage, ChatRequest, FormatFields, ResponsesRequest, Role};
@@ -22,6 +23,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("response_format.json_schema", "text.format"),
     Field::new("response_format", "text.format"),
     Field::new("reasoning_effort", "reasoning.effort"),
+    Field::new("tools[].function", "tools[]"),
 ];
 
 /// Refuses what is not served, and settings that contradict each other.
@@ -87,8 +89,8 @@ pub struct Translation {
 pub struct Translated {
     /// Without its input and tools.
     pub request: ResponsesRequest,
-    /// The input's items.
-    pub items: Vec<Value>,
+    /// The input's items, as a list in JSON; empty where nothing will be kept.
+    pub items: Arc<str>,
     /// Chat messages up to the response, without the instructions, which are not kept.
     pub conversation: Vec<ChatMessage>,
     /// Its tools.
@@ -103,7 +105,8 @@ impl Translation {
     /// # Errors
     /// When the request holds what is not served, or names a response that is not stored.
     pub fn translate(&self, mut request: ResponsesRequest) -> Result<Translated, ApiError> {
-        let items = input_items(request.input.as_ref());
+        let keeps = request.store != Some(false) && self.state.config.limits.response_store_bytes > 0;
+        let items = request.input.as_ref().filter(|_| keeps).map_or_else(|| "[]".into(), input_items);
         let conversation = self.conversation(&mut request)?;
         let tools = request.tools.take().unwrap_or_default();
         let mut tools = OfferedTools::new(tools, request.tool_choice.as_ref(), self.state.config.hosted_tools)?;
@@ -183,21 +186,20 @@ fn check_results(messages: &[ChatMessage]) -> Result<(), ApiError> {
     }
 }
 
-/// The items of an input with an id each, as they can be listed later.
-fn input_items(input: Option<&ResponsesInput>) -> Vec<Value> {
+/// The items of an input with an id each, as a list in JSON: those fields of them that are known here.
+fn input_items(input: &ResponsesInput) -> Arc<str> {
     let mut items = match input {
-        None => Vec::new(),
-        Some(ResponsesInput::Text(text)) => {
+        ResponsesInput::Text(text) => {
             vec![json!({"role": "user", "content": [{"type": "input_text", "text": text}]})]
         }
-        Some(ResponsesInput::Items(items)) => items.iter().map(|item| json!(item)).collect(),
+        ResponsesInput::Items(items) => items.iter().map(|item| json!(item)).collect(),
     };
     for item in items.iter_mut().filter_map(Value::as_object_mut) {
         item.retain(|_, value| !value.is_null());
         item.entry("type").or_insert_with(|| "message".into());
         item.entry("id").or_insert_with(|| format!("item_{}", uuid::Uuid::new_v4().simple()).into());
     }
-    items
+    Value::from(items).to_string().into()
 }
 
 fn chat_request(request: &ResponsesRequest, conversation: &[ChatMessage], tools: &mut OfferedTools) -> ChatRequest {

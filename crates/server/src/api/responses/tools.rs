@@ -12,19 +12,18 @@ use crate::error::{ApiError, echo};
 /// Between a namespace and a tool in it, in the name that the model sees.
 const SEPARATOR: &str = "__";
 /// Tools that the API's own servers carry out, by the beginnings of their types.
-const HOSTED: [&str; 11] = [
+const RUN_BY_SERVERS: [&str; 8] = [
     "web_search",
     "file_search",
     "code_interpreter",
     "image_generation",
     "computer",
     "mcp",
-    "local_shell",
-    "shell",
-    "apply_patch",
     "tool_search",
     "programmatic_tool_calling",
 ];
+/// Tools of the API's own that clients carry out, which its models are trained for.
+const RUN_BY_CLIENTS: [&str; 3] = ["local_shell", "shell", "apply_patch"];
 
 /// What a function of the chat request stands for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,8 +49,8 @@ pub struct OfferedTools {
     pub remaining: Vec<ResponsesTool>,
     /// What each function stands for, by its name.
     offered: HashMap<String, Offered>,
-    /// Where the request has each function, in their order.
-    paths: Vec<String>,
+    /// Where the request has each function.
+    pub places: Vec<String>,
 }
 
 /// The name by which the model knows a tool.
@@ -123,7 +122,7 @@ impl OfferedTools {
         };
         let is_custom = tool.kind == "custom";
         let offered = Offered { name, namespace: namespace.map(str::to_owned), is_custom };
-        self.paths.push(path);
+        self.places.push(path);
         self.offered.insert(function, offered);
         Ok(json!({"type": "function", "function": described}))
     }
@@ -132,15 +131,6 @@ impl OfferedTools {
     pub fn get(&self, function: &str) -> Offered {
         let plain = || Offered { name: function.to_owned(), ..Offered::default() };
         self.offered.get(function).cloned().unwrap_or_else(plain)
-    }
-
-    /// An error about a function of the chat request, in terms of the tool that it stands for.
-    pub fn in_own_terms(&self, error: ApiError) -> ApiError {
-        error.with_param(|param| {
-            let (index, rest) = param.strip_prefix("tools[")?.split_once(']')?;
-            let path = self.paths.get(index.parse::<usize>().ok()?)?;
-            Some(format!("{path}{}", rest.strip_prefix(".function").unwrap_or(rest)))
-        })
     }
 
     fn read_choice(&self, choice: &Value) -> Result<Value, ApiError> {
@@ -180,8 +170,13 @@ impl OfferedTools {
     }
 }
 
+/// Whether a tool, or an item of one, is run where no answer of ours comes to.
+pub fn is_run_by_servers(kind: &str) -> bool {
+    RUN_BY_SERVERS.iter().any(|known| kind.starts_with(known))
+}
+
 fn is_hosted(kind: &str) -> bool {
-    HOSTED.iter().any(|hosted| kind.starts_with(hosted))
+    is_run_by_servers(kind) || RUN_BY_CLIENTS.contains(&kind)
 }
 
 /// Says once that tools are passed over: agents send them with every request.
