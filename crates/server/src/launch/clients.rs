@@ -73,7 +73,7 @@ impl Client {
 
 impl Start {
     pub fn new(client: Client, served: &Served, folders: &Folders, more: Vec<String>) -> Result<Self, LaunchError> {
-        let key = (KEY_VARIABLE, served.key.clone());
+        let key = (KEY_VARIABLE, served.shown_key());
         let (mut file, mut args) = (None, Vec::new());
         let env = match client {
             Client::Claude => claude_variables(served),
@@ -115,7 +115,7 @@ pub(super) fn claude_variables(served: &Served) -> Vec<(&'static str, String)> {
     ];
     let mut variables = vec![
         ("ANTHROPIC_BASE_URL", served.url.clone()),
-        ("ANTHROPIC_AUTH_TOKEN", served.key.clone()),
+        ("ANTHROPIC_AUTH_TOKEN", served.shown_key()),
         // A key for Anthropic is none of this server's business.
         ("ANTHROPIC_API_KEY", String::new()),
         ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()),
@@ -136,8 +136,11 @@ pub(super) fn codex_settings(served: &Served) -> Vec<String> {
         "model_providers.moesaic.name=\"moesaic\"".to_owned(),
         format!("model_providers.moesaic.base_url={}", text(&format!("{}/v1", served.url))),
         "model_providers.moesaic.wire_api=\"responses\"".to_owned(),
-        format!("model_providers.moesaic.env_key={}", text(KEY_VARIABLE)),
     ];
+    // Codex does not start without a variable that is named here.
+    if served.key.is_some() {
+        settings.push(format!("model_providers.moesaic.env_key={}", text(KEY_VARIABLE)));
+    }
     if let Some(context) = served.context {
         settings.push(format!("model_context_window={context}"));
     }
@@ -186,7 +189,7 @@ pub(super) fn pi_provider(served: &Served) -> Value {
 fn open_webui_variables(served: &Served) -> Vec<(&'static str, String)> {
     vec![
         ("OPENAI_API_BASE_URL", format!("{}/v1", served.url)),
-        ("OPENAI_API_KEY", served.key.clone()),
+        ("OPENAI_API_KEY", served.shown_key()),
         ("DEFAULT_MODELS", served.model.clone()),
         ("ENABLE_OLLAMA_API", "false".to_owned()),
     ]
@@ -204,7 +207,7 @@ mod tests {
     use super::*;
 
     fn served() -> Served {
-        Served { url: "http://h:1".into(), key: "k".into(), model: "it's \"x\"".into(), context: Some(65_536) }
+        Served { url: "http://h:1".into(), key: Some("k".into()), model: "it's \"x\"".into(), context: Some(65_536) }
     }
 
     fn start(client: Client, more: &[&str]) -> Start {
@@ -277,8 +280,10 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_tells_no_context_length() {
-        let served = Served { context: None, ..served() };
+    fn a_server_that_tells_no_context_length_and_wants_no_key() {
+        let served = Served { context: None, key: None, ..served() };
+        assert!(codex_settings(&served).iter().all(|setting| !setting.contains("env_key")));
+        assert!(claude_variables(&served).contains(&("ANTHROPIC_AUTH_TOKEN", "none".to_owned())));
         assert!(claude_variables(&served).iter().all(|(name, _)| *name != "CLAUDE_CODE_AUTO_COMPACT_WINDOW"));
         assert!(codex_settings(&served).iter().all(|setting| !setting.starts_with("model_context_window")));
         assert_eq!(opencode_settings(&served)["provider"]["moesaic"]["models"]["it's \"x\""].get("limit"), None);

@@ -27,8 +27,7 @@ pub(super) struct Asked<'a> {
 pub(super) struct Served {
     /// Without `/v1` and without a slash at its end.
     pub url: String,
-    /// What clients show; servers without keys take any.
-    pub key: String,
+    pub key: Option<String>,
     pub model: String,
     /// In tokens; only some servers tell.
     pub context: Option<u64>,
@@ -46,6 +45,11 @@ struct Model {
 }
 
 impl Served {
+    /// What clients show that must show something; servers without keys take any.
+    pub fn shown_key(&self) -> String {
+        self.key.clone().unwrap_or_else(|| "none".to_owned())
+    }
+
     pub async fn ask(asked: Asked<'_>) -> Result<Self, LaunchError> {
         let url = base(asked.url)?;
         let key = asked.keys.and_then(|keys| keys.split(',').map(str::trim).find(|key| !key.is_empty()));
@@ -68,8 +72,7 @@ impl Served {
         let models: Models = serde_json::from_slice(&body)
             .map_err(|error| LaunchError::NoModels { url: url.clone(), why: error.to_string() })?;
         let model = choose(&url, models.data, asked.model)?;
-        let key = key.unwrap_or("none").to_owned();
-        Ok(Self { url, key, model: model.id, context: model.max_model_len })
+        Ok(Self { url, key: key.map(str::to_owned), model: model.id, context: model.max_model_len })
     }
 }
 

@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = 4 << 20;
 
 /// Writes the settings and says what was done and what is left to do.
 pub(super) fn write(client: Client, served: &Served, folders: &Folders) -> Result<String, LaunchError> {
-    let with_key = if served.key == "none" { String::new() } else { format!(", with {KEY_VARIABLE} set to the key") };
+    let with_key = if served.key.is_none() { String::new() } else { format!(", with {KEY_VARIABLE} set to the key") };
     let (path, text, then) = match client {
         Client::Claude => {
             let path = folders.or_home(folders.claude.as_deref(), ".claude", "~/.claude")?.join("settings.json");
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     fn served() -> Served {
-        Served { url: "http://h:1".into(), key: "k".into(), model: "m".into(), context: Some(4096) }
+        Served { url: "http://h:1".into(), key: Some("k".into()), model: "m".into(), context: Some(4096) }
     }
 
     fn folders(home: &Path) -> Folders {
