@@ -231,3 +231,20 @@ async fn facts_are_extracted_into_a_schema() {
     let event: Value = serde_json::from_str(answer["choices"][0]["message"]["content"].as_str().unwrap()).unwrap();
     assert_eq!(event, json!({"name": "science fair", "date": "Friday", "participants": ["Alice", "Bob"]}));
 }
+
+#[tokio::test]
+async fn a_chat_without_max_tokens_ends_where_the_checkpoint_says() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in moesaic_demo_model::FILES {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    std::fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": 1, "max_new_tokens": 5}"#).unwrap();
+    let server = Server::start(&["--model", folder.path().to_str().unwrap()]);
+    let name = server.get("/v1/models").send().await.unwrap().json::<Value>().await.unwrap()["data"][0]["id"].clone();
+    for (change, tokens) in [(json!({}), 5), (json!({"max_tokens": 7}), 7), (json!({"min_tokens": 9}), 9)] {
+        let mut body = json!({"model": name, "messages": [{"role": "user", "content": "Hi"}], "ignore_eos": true});
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let answer = server.ask("/v1/chat/completions", body).await;
+        assert_eq!(answer["usage"]["completion_tokens"], tokens, "{answer}");
+    }
+}

@@ -161,7 +161,7 @@ def main() -> None:
     named = tensors(model)
     save_file(named, DATA / "model.safetensors", metadata={"format": "pt"})
     write_json(DATA / "config.json", config(model.s))
-    write_json(DATA / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 1, "do_sample": True, "temperature": 0.2, "top_p": 0.95})
+    write_json(DATA / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 1, "do_sample": True, "temperature": 0.2, "top_p": 0.95, "max_new_tokens": 8192})
     record_logits(tokenizer)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     # A step that was run again after an interruption counts as it was run last.

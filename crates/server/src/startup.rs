@@ -185,5 +185,6 @@ fn sampling_defaults(generation: &Value) -> SamplingDefaults {
         top_p: number("top_p", 0.0, 1.0, default.top_p),
         top_k: generation["top_k"].as_u64().and_then(|k| u32::try_from(k).ok()).unwrap_or(default.top_k),
         repetition_penalty: number("repetition_penalty", 0.0, 2.0, default.repetition_penalty),
+        max_new_tokens: generation["max_new_tokens"].as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
     }
 }

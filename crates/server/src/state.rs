@@ -88,11 +88,13 @@ pub struct SamplingDefaults {
     pub top_k: u32,
     /// 1 for none.
     pub repetition_penalty: f32,
+    /// Of a chat's answer; as many as fit without it.
+    pub max_new_tokens: Option<u32>,
 }
 
 impl Default for SamplingDefaults {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0 }
+        Self { temperature: 1.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, max_new_tokens: None }
     }
 }
 

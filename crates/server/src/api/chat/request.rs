@@ -27,10 +27,12 @@ pub fn validate(request: &ChatRequest, serving: &Serving, limits: &Limits) -> Re
         return Err(ApiError::invalid("continue_final_message", "cannot be combined with add_generation_prompt"));
     }
     let max_tokens = request.max_completion_tokens.or(request.max_tokens);
+    let longest = serving.max_model_len as u32;
+    let usual = serving.defaults.max_new_tokens.unwrap_or(longest).min(longest);
     let endpoint = EndpointFields {
         max_tokens_param: if request.max_completion_tokens.is_some() { "max_completion_tokens" } else { "max_tokens" },
         max_tokens,
-        default_max_tokens: serving.max_model_len as u32,
+        default_max_tokens: usual.max(request.sampling.min_tokens.unwrap_or(0).min(longest)),
         logprobs: num_logprobs(request)?,
     };
     sampling::sampling(&request.sampling, endpoint, serving, limits)
