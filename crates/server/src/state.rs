@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::response_store::ResponseStore;
+use crate::sealed::Sealer;
 
 /// Bytes up to which work is not heavy.
 pub const SMALL_WORK: usize = 32 << 10;
@@ -35,6 +36,8 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Responses that clients may come back to.
     pub responses: ResponseStore,
+    /// For what clients carry for the server.
+    pub sealer: Arc<Sealer>,
     serving: OnceLock<Arc<Serving>>,
     draining: AtomicBool,
     heavy: Arc<Semaphore>,
@@ -105,6 +108,7 @@ impl State {
             api_keys: ApiKeys::new(&config.api_keys),
             metrics: Arc::new(Metrics::new()),
             responses: ResponseStore::new(config.limits.response_store_bytes),
+            sealer: Arc::new(Sealer::new(config.encrypted_content_key.as_deref())),
             config,
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),

@@ -1,6 +1,7 @@
 //! `/v1/responses`: translated to a chat request and back.
 
 mod answer;
+pub mod compact;
 mod items;
 mod request;
 mod tools;
@@ -53,6 +54,7 @@ pub async fn create_response(
     let arrived = Instant::now();
     let Translated { request, items, conversation, mut tools, chat } =
         translate(&state, client, request, num_bytes).await?;
+    let seals = request.includes("reasoning.encrypted_content");
     let (inputs, truncates) = (std::mem::take(&mut tools.inputs), request.truncation.as_deref() == Some("auto"));
     let incoming = Incoming { request: &chat, fields: FIELDS, client, id, arrived, inputs, truncates };
     let begun = pipeline::begin(&state, incoming).await;
@@ -60,7 +62,8 @@ pub async fn create_response(
     let streams = answer.settings.stream;
     let response = beginning(request, &answer, &tools);
     let keep = response.store.then(|| Keep { state: Arc::clone(&state), client, conversation, items });
-    let answer = ResponseAnswer::new(answer, response, keep, tools);
+    let seal = seals.then(|| state.sealer.bound_to(client, &answer.serving.model_names[0]));
+    let answer = ResponseAnswer::new(answer, response, keep, tools).sealing_thoughts(seal);
     if streams {
         return Ok(event_stream::respond(answer, generation, &state));
     }
