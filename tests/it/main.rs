@@ -19,6 +19,7 @@ mod lifecycle;
 mod messages;
 mod messages_agents;
 mod openapi;
+mod operate;
 mod page;
 mod quantised;
 mod responses;

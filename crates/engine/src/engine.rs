@@ -10,10 +10,11 @@ use std::time::Instant;
 use moesaic_scheduler::{
     FailureCause, FinishReason, Request, Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId,
 };
-use tokio::sync::{Semaphore, mpsc as tokio_mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::handle::{Command, Submission};
 use crate::mask_worker::MaskWorker;
+use crate::outputs::OutputSender;
 use crate::{
     EngineHandle, EngineOutput, EngineStats, Executor, ExecutorError, SequenceMask, StepHandle, StepStats, StreamEnd,
     TokenConstraint,
@@ -95,7 +96,9 @@ impl Drop for Engine {
 /// What the engine knows of a sequence beyond the scheduler.
 struct Client {
     choice: u32,
-    outputs: tokio_mpsc::UnboundedSender<EngineOutput>,
+    outputs: OutputSender,
+    /// Given back with the end.
+    _place: Option<OwnedSemaphorePermit>,
     constraint: Option<Box<dyn TokenConstraint>>,
     first_scheduled: Option<Instant>,
     /// Prompt positions reported; a preemption computes some again.
@@ -106,8 +109,7 @@ impl Client {
     fn send(&self, mut output: EngineOutput) {
         output.choice = self.choice;
         output.first_scheduled = self.first_scheduled;
-        // A closed channel: the client is gone and its abort is on the way.
-        let _ = self.outputs.send(output);
+        self.outputs.send(output);
     }
 
     fn end(&self, end: StreamEnd) {
@@ -199,11 +201,12 @@ impl Core {
     }
 
     fn submit(&mut self, submission: Submission) {
-        let Submission { ids, request, outputs } = submission;
+        let Submission { ids, request, outputs, mut admission } = submission;
         for (index, (id, choice)) in ids.into_iter().zip(request.choices).enumerate() {
             let client = Client {
                 choice: index as u32,
                 outputs: outputs.clone(),
+                _place: admission.take(),
                 constraint: request.constraint.as_ref().map(|constraint| constraint.fork()),
                 first_scheduled: None,
                 num_prompt_logprobs: 0,
@@ -336,6 +339,10 @@ impl Core {
             end,
         });
         if ended {
+            self.sequences.remove(&event.id);
+        } else if client.outputs.is_full() {
+            client.end(StreamEnd::Unread);
+            self.scheduler.abort(event.id);
             self.sequences.remove(&event.id);
         }
     }

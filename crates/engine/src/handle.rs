@@ -5,9 +5,10 @@ use std::sync::{Arc, mpsc};
 
 use moesaic_scheduler::{SamplingParams, SequenceId};
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc as tokio_mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{EngineOutput, EngineStats, RequestStream, TokenConstraint};
+use crate::outputs::{OutputSender, output_channel};
+use crate::{EngineStats, RequestStream, TokenConstraint};
 
 /// One choice of a request.
 #[derive(Debug, Clone)]
@@ -62,13 +63,21 @@ pub(crate) enum Command {
 pub(crate) struct Submission {
     pub ids: Vec<SequenceId>,
     pub request: EngineRequest,
-    pub outputs: tokio_mpsc::UnboundedSender<EngineOutput>,
+    pub outputs: OutputSender,
+    pub admission: Admission,
 }
 
-/// Places reserved for a request's choices; given back when the request's stream is dropped.
+/// Places reserved for a request's choices; each is given back when its choice has ended.
 #[derive(Debug)]
 pub struct Admission {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Admission {
+    /// One of the places.
+    pub(crate) fn take(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.permit.split(1)
+    }
 }
 
 /// A cheap, cloneable way to the engine.
@@ -89,7 +98,7 @@ impl EngineHandle {
     pub fn admit(&self, num_choices: usize) -> Result<Admission, SubmitError> {
         let wanted = u32::try_from(num_choices).unwrap_or(u32::MAX);
         match Arc::clone(&self.places).try_acquire_many_owned(wanted) {
-            Ok(permit) => Ok(Admission { _permit: permit }),
+            Ok(permit) => Ok(Admission { permit }),
             Err(_) => Err(SubmitError::Overloaded { limit: self.num_places }),
         }
     }
@@ -101,10 +110,10 @@ impl EngineHandle {
     pub fn submit(&self, admission: Admission, request: EngineRequest) -> Result<RequestStream, SubmitError> {
         let first = self.next_id.fetch_add(request.choices.len() as u64, Ordering::Relaxed);
         let ids: Vec<SequenceId> = (first..first + request.choices.len() as u64).map(SequenceId).collect();
-        let (sender, outputs) = tokio_mpsc::unbounded_channel();
-        let submission = Submission { ids: ids.clone(), request, outputs: sender };
+        let (outputs, receiver) = output_channel();
+        let submission = Submission { ids: ids.clone(), request, outputs, admission };
         self.commands.send(Command::Submit(submission)).map_err(|_| SubmitError::Stopped)?;
-        Ok(RequestStream::new(ids, outputs, self.commands.clone(), admission))
+        Ok(RequestStream::new(ids, receiver, self.commands.clone()))
     }
 
     /// What the engine tells about itself.
@@ -117,7 +126,7 @@ impl EngineHandle {
         self.num_places
     }
 
-    /// Sequences that are admitted and not yet dropped by their clients.
+    /// Sequences that are admitted and have not ended.
     pub fn num_admitted(&self) -> usize {
         self.num_places - self.places.available_permits()
     }

@@ -10,6 +10,7 @@ mod engine;
 mod executor;
 mod handle;
 mod mask_worker;
+mod outputs;
 mod stats;
 mod stream;
 

@@ -4,9 +4,9 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use moesaic_scheduler::{FailureCause, FinishReason, SampledToken, SequenceId, TokenLogprobs};
-use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::handle::{Admission, Command};
+use crate::handle::Command;
+use crate::outputs::OutputReceiver;
 
 /// How one choice ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum StreamEnd {
     Finished(FinishReason),
     /// It could not go on.
     Failed(FailureCause),
+    /// Its client read so slowly that too much waited for it.
+    Unread,
     /// The server is shutting down and the time for finishing is over.
     Shutdown,
 }
@@ -38,25 +40,18 @@ pub struct EngineOutput {
 
 /// Outputs of all choices of a request. Dropping it aborts what still runs.
 ///
-/// The channel needs no bound of its own: a request can make at most `max_tokens` outputs per
-/// choice, and places are bounded.
+/// Where too much of it stays unread, what runs ends with [`StreamEnd::Unread`].
 #[derive(Debug)]
 pub struct RequestStream {
     ids: Vec<SequenceId>,
     open: Vec<bool>,
-    outputs: UnboundedReceiver<EngineOutput>,
+    outputs: OutputReceiver,
     commands: mpsc::Sender<Command>,
-    _admission: Admission,
 }
 
 impl RequestStream {
-    pub(crate) fn new(
-        ids: Vec<SequenceId>,
-        outputs: UnboundedReceiver<EngineOutput>,
-        commands: mpsc::Sender<Command>,
-        admission: Admission,
-    ) -> Self {
-        Self { open: vec![true; ids.len()], ids, outputs, commands, _admission: admission }
+    pub(crate) fn new(ids: Vec<SequenceId>, outputs: OutputReceiver, commands: mpsc::Sender<Command>) -> Self {
+        Self { open: vec![true; ids.len()], ids, outputs, commands }
     }
 
     /// The next output; `None` once every choice has ended. Every choice gets exactly one end.

@@ -31,6 +31,8 @@ struct Counter {
     results: Option<(StepHandle, Vec<SequenceResult>)>,
     /// When one of so many first steps is collected, the next one must have been launched.
     num_steps_ahead: u64,
+    /// Log-probabilities reported with each token.
+    num_alternatives: usize,
     /// Waits for a word before each step, so that a test can act while one is under way.
     gate: Option<mpsc::Receiver<()>>,
 }
@@ -79,8 +81,11 @@ impl Executor for Counter {
             let prompt_logprobs = (scheduled.start + 1..=end).map(row).collect();
             let chosen: Vec<u32> = scheduled.samples.then_some(id).into_iter().collect();
             tokens.extend(&chosen);
+            let row = |id| TokenLogprob { id, logprob: -1.0 };
+            let logprobs = |id| TokenLogprobs { token: row(id), top: vec![row(id); self.num_alternatives] };
+            let token = |id| SampledToken { id, logprobs: (self.num_alternatives > 0).then(|| logprobs(id)) };
             SequenceResult::Tokens {
-                tokens: chosen.into_iter().map(|id| SampledToken { id, logprobs: None }).collect(),
+                tokens: chosen.into_iter().map(token).collect(),
                 prompt_logprobs,
                 draft_tokens: vec![],
             }
@@ -166,16 +171,18 @@ async fn wait_until_idle(engine: &EngineHandle) {
 async fn every_choice_counts_up_and_ends(overlaps: bool) {
     let engine = start(100, overlaps, None);
     let handle = engine.handle();
-    let mut streams: Vec<RequestStream> = (0..5).map(|i| submit(&handle, request(&[i, i + 1], 2, 5))).collect();
+    let all = handle.admit(10).unwrap();
     assert!(handle.admit(1).is_err(), "ten places, ten choices");
+    drop(all);
+    let mut streams: Vec<RequestStream> = (0..5).map(|i| submit(&handle, request(&[i, i + 1], 2, 5))).collect();
     for (i, stream) in (0..5).zip(&mut streams) {
         let expected = ((i + 2..i + 7).collect::<Vec<u32>>(), finished());
         assert_eq!(read(stream, 2).await, vec![expected.clone(), expected]);
         assert!(stream.next().await.is_none());
     }
-    drop(streams);
-    assert_eq!(handle.num_admitted(), 0);
     wait_until_idle(&handle).await;
+    assert_eq!(handle.num_admitted(), 0, "places are free before their streams are dropped");
+    drop(streams);
 }
 
 async fn failures_stay_with_whom_they_belong_to(overlaps: bool) {
@@ -342,4 +349,29 @@ with_and_without_overlap! {
     shutdown_ends_what_runs,
     prompt_log_probabilities_come_once_each,
     constraints_follow_accepted_tokens_through_preemptions,
+}
+
+/// Waits until all places are free.
+async fn wait_until_free(engine: &EngineHandle) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while engine.num_admitted() > 0 {
+        assert!(Instant::now() < deadline, "places are kept");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn streams_that_nobody_reads_keep_no_place_and_little_memory() {
+    let engine = start(100, false, None);
+    let mut stream = submit(&engine.handle(), request(&[1, 2], 2, 5));
+    wait_until_free(&engine.handle()).await;
+    let whole = ((3..8).collect::<Vec<u32>>(), finished());
+    assert_eq!(read(&mut stream, 2).await, vec![whole.clone(), whole]);
+
+    let engine = start_with(100, Counter { num_alternatives: 200_000, ..Counter::default() });
+    let mut stream = submit(&engine.handle(), request(&[1, 2], 1, 30));
+    wait_until_free(&engine.handle()).await;
+    wait_until_idle(&engine.handle()).await;
+    let (tokens, end) = read(&mut stream, 1).await.remove(0);
+    assert_eq!((tokens, end), ((3..9).collect(), StreamEnd::Unread), "six rows are more than 8 MiB");
 }

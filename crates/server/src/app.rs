@@ -16,8 +16,8 @@ use utoipa_axum::routes;
 use crate::api::{anthropic, chat, completions, embeddings, models, page, responses, status, tokenize};
 use crate::error::ApiError;
 use crate::known_routes::KnownRoutes;
-use crate::request_id;
 use crate::state::AppState;
+use crate::{head, request_id};
 
 /// Head of the OpenAPI document.
 #[derive(OpenApi)]
@@ -105,6 +105,7 @@ pub fn router(state: AppState) -> Router {
         .layer(middleware::from_fn(anthropic::error_layer))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), count_rejections))
         .layer(DefaultBodyLimit::max(state.config.limits.max_body_bytes))
+        .layer(middleware::from_fn(head::layer))
         .layer(cors(&state))
         .layer(middleware::from_fn(request_id::layer))
         .with_state(state)
@@ -116,7 +117,7 @@ async fn check_key(
     mut request: Request,
     next: middleware::Next,
 ) -> Response {
-    match state.api_keys.check(request.headers()) {
+    match state.api_keys().check(request.headers()) {
         Some(key) => {
             request.extensions_mut().insert(key);
             next.run(request).await

@@ -12,12 +12,17 @@ use moesaic_chat::Dialect;
 use serde::{Deserialize, Serialize};
 
 mod checks;
+mod environment;
+mod keys;
 mod kinds;
 
 pub use checks::ConfigError;
-use checks::{all_keys, at_most, bounded, log_level, long_secret, origins, parse_size, seconds, some_seconds};
+use checks::{at_most, bounded, log_level, long_secret, origins, parse_size, seconds, some_seconds};
+pub use environment::unknown_variables;
+pub use keys::KeySource;
 pub use kinds::{
-    DeviceKind, Dtype, HostedTools, KvCacheDtype, LogFormat, NumericsMode, QuantizationKind, SchedulingPolicy,
+    DeviceKind, Dtype, HostedTools, KvCacheDtype, LogFormat, NumericsMode, PortSetting, QuantizationKind,
+    SchedulingPolicy,
 };
 
 /// Positions are counted as whole numbers in f32, where the rotary embedding turns them into angles.
@@ -79,11 +84,11 @@ raw_config! {
     host: IpAddr,
     /// Port to listen on; 0 for any free one [default: 8000]
     #[arg(long, env = "MOESAIC_PORT", value_name = "PORT", help_heading = "Server")]
-    port: u16,
+    port: PortSetting,
     /// Keys that clients must show; without any, everybody may use the server
     #[arg(long, env = "MOESAIC_API_KEY", value_name = "KEY", value_delimiter = ',', hide_env_values = true, help_heading = "Server")]
     api_key: Vec<String>,
-    /// File with one key per line
+    /// File with one key per line, read again when it changes; what follows a # is a comment
     #[arg(long, env = "MOESAIC_API_KEY_FILE", value_name = "FILE", help_heading = "Server")]
     api_key_file: PathBuf,
     /// Ask for a key on /metrics too [default: false]
@@ -129,6 +134,21 @@ raw_config! {
     /// Seconds between keep-alive comments in a silent stream [default: 15]
     #[arg(long, env = "MOESAIC_KEEP_ALIVE_SECONDS", value_name = "N", help_heading = "Limits")]
     keep_alive_seconds: u64,
+    /// Connections that are open at once; further ones get 503 [default: 4096, or what the system's open files allow]
+    #[arg(long, env = "MOESAIC_MAX_CONNECTIONS", value_name = "N", help_heading = "Limits")]
+    max_connections: usize,
+    /// Seconds that a request's headers may take to arrive [default: 30]
+    #[arg(long, env = "MOESAIC_HEADER_TIMEOUT_SECONDS", value_name = "N", help_heading = "Limits")]
+    header_timeout_seconds: u64,
+    /// Seconds that a connection may wait for its next request [default: 75]
+    #[arg(long, env = "MOESAIC_IDLE_TIMEOUT_SECONDS", value_name = "N", help_heading = "Limits")]
+    idle_timeout_seconds: u64,
+    /// Seconds that a client may take nothing of an answer that waits for it [default: 60]
+    #[arg(long, env = "MOESAIC_WRITE_TIMEOUT_SECONDS", value_name = "N", help_heading = "Limits")]
+    write_timeout_seconds: u64,
+    /// Seconds that requests are still taken after SIGTERM, while /ready says no [default: 5, on a loopback address 0]
+    #[arg(long, env = "MOESAIC_DRAIN_DELAY_SECONDS", value_name = "N", help_heading = "Limits")]
+    drain_delay_seconds: u64,
     /// Seconds that requests in flight get to finish when the server is told to stop [default: 30]
     #[arg(long, env = "MOESAIC_SHUTDOWN_GRACE_SECONDS", value_name = "N", help_heading = "Limits")]
     shutdown_grace_seconds: u64,
@@ -193,6 +213,8 @@ pub struct Config {
     pub port: u16,
     /// Accepted keys; none for an open server.
     pub api_keys: Vec<String>,
+    /// Where they are read again.
+    pub keys: KeySource,
     /// Whether /metrics needs a key.
     pub protect_metrics: bool,
     /// Browser origins; contains "*" for any.
@@ -246,13 +268,44 @@ pub struct Limits {
     pub queue_timeout: Option<Duration>,
     /// Between keep-alive comments.
     pub keep_alive: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// For a request's head.
+    pub header_timeout: Duration,
+    /// Between requests.
+    pub idle_timeout: Duration,
+    /// Without a byte taken of an answer.
+    pub write_timeout: Duration,
+    /// For balancers to notice that the server leaves; `None`: by address and signal.
+    pub drain_delay: Option<Duration>,
     /// For finishing when told to stop.
     pub shutdown_grace: Duration,
     /// Without progress before /live fails.
     pub stall: Duration,
 }
 
+/// Where it listens unless told otherwise.
+pub const DEFAULT_PORT: u16 = 8000;
+
 impl RawConfig {
+    /// The port, if one is given.
+    pub fn own_port(&self) -> Option<u16> {
+        match self.port {
+            Some(PortSetting::Port(port)) => Some(port),
+            Some(PortSetting::ServiceLink) | None => None,
+        }
+    }
+
+    /// Forgets what is no setting but Kubernetes' word for a Service called moesaic. Whether there was such.
+    pub fn forget_service_link(&mut self) -> bool {
+        self.port.take_if(|port| *port == PortSetting::ServiceLink).is_some()
+    }
+
+    /// The address, if one is given.
+    pub fn own_host(&self) -> Option<IpAddr> {
+        self.host
+    }
+
     /// Reads a TOML file.
     ///
     /// # Errors
@@ -270,7 +323,9 @@ impl RawConfig {
     pub fn resolve(self) -> Result<Config, ConfigError> {
         let device: DeviceKind = self.device.as_deref().unwrap_or("cpu").parse().map_err(ConfigError)?;
         let limits = self.limits()?;
-        let api_keys = all_keys(self.api_key, self.api_key_file.as_deref())?;
+        let port = self.own_port().unwrap_or(DEFAULT_PORT);
+        let keys = KeySource::new(self.api_key, self.api_key_file)?;
+        let api_keys = keys.read()?;
         let default_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Config {
             model: self.model,
@@ -298,8 +353,9 @@ impl RawConfig {
             }),
             naive_min_tokens: bounded("naive_min_tokens", self.naive_min_tokens.unwrap_or(170), 1 << 24)?,
             host: self.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            port: self.port.unwrap_or(8000),
+            port,
             api_keys,
+            keys,
             protect_metrics: self.protect_metrics.unwrap_or(false),
             cors_allow_origins: origins(self.cors_allow_origin)?,
             hosted_tools: self.hosted_tools.unwrap_or(HostedTools::Ignore),
@@ -356,6 +412,14 @@ impl RawConfig {
             request_timeout: seconds("request_timeout_seconds", self.request_timeout_seconds.unwrap_or(0))?,
             queue_timeout: seconds("queue_timeout_seconds", self.queue_timeout_seconds.unwrap_or(0))?,
             keep_alive: some_seconds("keep_alive_seconds", self.keep_alive_seconds.unwrap_or(15))?,
+            max_connections: bounded("max_connections", self.max_connections.unwrap_or(4096), 1 << 20)?,
+            header_timeout: some_seconds("header_timeout_seconds", self.header_timeout_seconds.unwrap_or(30))?,
+            idle_timeout: some_seconds("idle_timeout_seconds", self.idle_timeout_seconds.unwrap_or(75))?,
+            write_timeout: some_seconds("write_timeout_seconds", self.write_timeout_seconds.unwrap_or(60))?,
+            drain_delay: match self.drain_delay_seconds {
+                Some(given) => Some(seconds("drain_delay_seconds", given)?.unwrap_or_default()),
+                None => None,
+            },
             shutdown_grace: seconds("shutdown_grace_seconds", self.shutdown_grace_seconds.unwrap_or(30))?
                 .unwrap_or_default(),
             stall: some_seconds("stall_seconds", self.stall_seconds.unwrap_or(120))?,
@@ -371,71 +435,4 @@ impl RawConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DEFAULT_FILE: &str = include_str!("../../../config/default.toml");
-
-    #[test]
-    fn the_default_file_is_the_default() {
-        let from_file: RawConfig = toml::from_str(DEFAULT_FILE).unwrap();
-        assert_eq!(from_file.resolve().unwrap(), RawConfig::default().resolve().unwrap());
-    }
-
-    #[test]
-    fn the_default_file_names_every_key() {
-        let all = serde_json::to_value(RawConfig::default()).unwrap();
-        for key in all.as_object().unwrap().keys() {
-            let named = DEFAULT_FILE.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} =")));
-            assert!(named, "config/default.toml does not name {key}");
-        }
-    }
-
-    #[test]
-    fn later_sources_win() {
-        let file: RawConfig = toml::from_str("port = 1\nmax_num_seqs = 2").unwrap();
-        let line = RawConfig { port: Some(3), ..RawConfig::default() };
-        let config = line.or(file).resolve().unwrap();
-        assert_eq!((config.port, config.limits.max_num_seqs), (3, 2));
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        let check = |text: &str, expected: &str| {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("c.toml");
-            std::fs::write(&path, text).unwrap();
-            let error = RawConfig::from_file(&path).and_then(RawConfig::resolve).unwrap_err();
-            assert!(error.0.contains(expected), "{text}: {error}");
-        };
-        check("\nprot = 1", "line 2");
-        check("\nprot = 1", "unknown field `prot`");
-        check("port = 70000", "line 1");
-        check("dtype = \"f16\"", "unknown variant `f16`");
-        check("max_num_seqs = 0", "max_num_seqs must be at least 1");
-        check("max_num_seqs = 600", "max_num_batched_tokens (512)");
-        check("kv_cache_memory = \"lots\"", "kv_cache_memory is \"lots\"");
-        check("response_store_memory = \"some\"", "response_store_memory is \"some\"");
-        check("api_key_file = \"/nowhere\"", "/nowhere");
-        check("encrypted_content_key = \"secret\"", "at least 16 characters");
-        check("device = \"gpu\"", "expected cpu, cuda or cuda:N");
-        check("device = \"cuda:x\"", "expected cpu, cuda or cuda:N");
-        check("kv_cache_dtype = \"fp8\"", "on a GPU only");
-        check("gpu_memory_utilization = 1.5", "gpu_memory_utilization is 1.5");
-        check("log_level = \"a=b=c\"", "log_level");
-        check("cors_allow_origin = [\"example.com\"]", "cors_allow_origin");
-        check("request_timeout_seconds = 9000000000000000000", "request_timeout_seconds");
-        check("max_model_len = 20000000", "at most 16777216 are possible");
-        check("max_queued_requests = 4000000000000000000", "max_queued_requests");
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in [("512MB", 512_000_000), ("4GiB", 4 << 30), ("1.5 KiB", 1536), ("77", 77)] {
-            assert_eq!(parse_size("size", text).unwrap(), bytes, "{text}");
-        }
-        for text in ["-1", "", "MB", "1e400", "99999PB"] {
-            assert!(parse_size("size", text).is_err(), "{text}");
-        }
-    }
-}
+mod tests;

@@ -147,6 +147,13 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
     }
 
+    /// 431: the headers are too large.
+    pub fn head_too_large(max_bytes: usize) -> Self {
+        let message = format!("The request's headers and address are larger than {max_bytes} bytes together.");
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::new(status, "invalid_request_error", Some("request_too_large"), message)
+    }
+
     /// 413: the body is too large once it is decoded.
     pub fn too_large_decoded(max_bytes: usize) -> Self {
         let message = format!("The request body is larger than {max_bytes} bytes when it is decompressed.");
@@ -178,6 +185,12 @@ impl ApiError {
     /// 408: the request took longer than the operator allows.
     pub fn timed_out(seconds: u64) -> Self {
         let message = format!("The request did not finish within {seconds} s.");
+        Self::new(StatusCode::REQUEST_TIMEOUT, "timeout_error", Some("request_timeout"), message)
+    }
+
+    /// 408: the client takes its answer more slowly than it is made.
+    pub fn unread() -> Self {
+        let message = "The answer was read too slowly: too much of it waited to be sent.";
         Self::new(StatusCode::REQUEST_TIMEOUT, "timeout_error", Some("request_timeout"), message)
     }
 

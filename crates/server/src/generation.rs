@@ -153,6 +153,10 @@ impl Generation {
         };
         match &output.end {
             Some(StreamEnd::Shutdown) => Err(ApiError::draining()),
+            Some(StreamEnd::Unread) => {
+                self.timer.finish("abort");
+                Err(ApiError::unread())
+            }
             Some(StreamEnd::Failed(cause) | StreamEnd::Finished(EngineFinish::Failed(cause))) => {
                 self.timer.finish("error");
                 Err(cause.into())

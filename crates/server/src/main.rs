@@ -1,17 +1,16 @@
 //! The program `moesaic`.
 
-use std::io::{IsTerminal, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use clap::{Parser, Subcommand};
-use moesaic_server::config::{Config, ConfigError, LogFormat, RawConfig};
+use anyhow::{Context, Result, bail};
+use clap::{CommandFactory, Parser, Subcommand};
+use moesaic_server::config::{Config, ConfigError, DEFAULT_PORT, PortSetting, RawConfig, unknown_variables};
 use moesaic_server::launch::{self, Launch, LaunchArgs};
-use moesaic_server::{app, grammars, serve};
-use tracing_subscriber::EnvFilter;
+use moesaic_server::{app, grammars, logging, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -59,11 +58,7 @@ enum Command {
         command: ConfigCommand,
     },
     /// Ask a running server whether it is ready; exit code 0 if so (for containers)
-    Health {
-        /// Port of the server on this machine
-        #[arg(long, env = "MOESAIC_PORT", default_value_t = 8000)]
-        port: u16,
-    },
+    Health(HealthArgs),
     /// Print the OpenAPI document
     Openapi,
     /// Print the version
@@ -71,6 +66,20 @@ enum Command {
     /// Compile grammars for the server that started this process
     #[command(name = grammars::HELPER_COMMAND, hide = true)]
     GrammarHelper,
+}
+
+/// The server's own settings that say where it is.
+#[derive(Debug, clap::Args)]
+struct HealthArgs {
+    /// Settings file of the server
+    #[arg(long, env = "MOESAIC_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address that the server listens on [default: 127.0.0.1]
+    #[arg(long, env = "MOESAIC_HOST", value_name = "IP")]
+    host: Option<IpAddr>,
+    /// Port of the server [default: 8000]
+    #[arg(long, env = "MOESAIC_PORT", value_name = "PORT")]
+    port: Option<PortSetting>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,6 +90,9 @@ enum ConfigCommand {
         file: PathBuf,
     },
 }
+
+/// Chooses among the CPU's kernels, for measuring: read where they are.
+const ARITHMETIC_VARIABLE: &str = "MOESAIC_CPU_ARITHMETIC";
 
 /// Exit code for wrong usage or settings, as clap's own.
 const BAD_USAGE: u8 = 2;
@@ -99,9 +111,14 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.command.unwrap_or_else(|| Command::Serve(Box::new(cli.serve))) {
         Command::Serve(args) => {
-            let config = resolve(*args)?;
-            start_logging(&config)?;
-            runtime()?.block_on(serve::run(config))
+            let (config, is_linked) = resolve(*args)?;
+            let _log = logging::start(&config)?;
+            warn_of_variables(is_linked);
+            let runtime = runtime()?;
+            let outcome = runtime.block_on(serve::run(config));
+            // Work that nobody waits for any more ends with the process.
+            runtime.shutdown_background();
+            outcome
         }
         Command::Launch(args) => match runtime()?.block_on(launch::prepare(*args, |name| std::env::var_os(name)))? {
             Launch::Say(text) => {
@@ -124,7 +141,7 @@ fn run(cli: Cli) -> Result<()> {
             say(&format!("{} is fine\n", file.display()));
             Ok(())
         }
-        Command::Health { port } => check_health(port),
+        Command::Health(args) => check_health(args),
         Command::GrammarHelper => Ok(moesaic_chat::run_helper()?),
         Command::Openapi => {
             say(&app::openapi_json());
@@ -138,9 +155,19 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 /// One bare HTTP request, so that an image needs no other program for its health check.
-fn check_health(port: u16) -> Result<()> {
+fn check_health(args: HealthArgs) -> Result<()> {
+    let file = args.config.as_deref().map(RawConfig::from_file).transpose()?.unwrap_or_default();
+    let mut given = RawConfig { port: args.port, host: args.host, ..RawConfig::default() };
+    given.forget_service_link();
+    let settings = given.or(file);
+    let host = match settings.own_host() {
+        Some(host) if !host.is_unspecified() => host,
+        Some(IpAddr::V6(_)) => IpAddr::from(Ipv6Addr::LOCALHOST),
+        Some(IpAddr::V4(_)) | None => IpAddr::from(Ipv4Addr::LOCALHOST),
+    };
     let patience = Duration::from_secs(5);
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), patience)?;
+    let address = SocketAddr::new(host, settings.own_port().unwrap_or(DEFAULT_PORT));
+    let mut stream = TcpStream::connect_timeout(&address, patience).with_context(|| format!("nobody at {address}"))?;
     stream.set_read_timeout(Some(patience))?;
     stream.write_all(b"GET /health HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
     let mut answer = String::new();
@@ -149,36 +176,38 @@ fn check_health(port: u16) -> Result<()> {
     if status.contains(" 200 ") { Ok(()) } else { bail!("not ready: {status}") }
 }
 
-fn resolve(args: ServeArgs) -> Result<Config, ConfigError> {
+/// The settings, and whether `MOESAIC_PORT` is Kubernetes' and none of them.
+fn resolve(mut args: ServeArgs) -> Result<(Config, bool), ConfigError> {
+    let is_linked = args.settings.forget_service_link();
     let file = args.config.as_deref().map(RawConfig::from_file).transpose()?.unwrap_or_default();
-    args.settings.or(file).resolve()
+    Ok((args.settings.or(file).resolve()?, is_linked))
+}
+
+/// Tells of variables that look like settings and are none.
+fn warn_of_variables(is_linked: bool) {
+    if is_linked {
+        tracing::info!("MOESAIC_PORT is passed over: Kubernetes set it for the Service moesaic");
+    }
+    let command = Cli::command();
+    let commands = std::iter::once(&command).chain(command.get_subcommands());
+    let known = commands.flat_map(clap::Command::get_arguments).filter_map(clap::Arg::get_env);
+    let known = known.map(|name| name.to_string_lossy().into_owned()).chain([ARITHMETIC_VARIABLE.to_owned()]);
+    let known: Vec<String> = known.collect();
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    for name in unknown_variables(names, &known) {
+        tracing::warn!("the variable {name} is no setting of this server, and is passed over");
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
-fn start_logging(config: &Config) -> Result<(), ConfigError> {
-    let filter = EnvFilter::builder()
-        .parse(&config.log_level)
-        .map_err(|error| ConfigError(format!("log_level is {:?}: {error}", config.log_level)))?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match config.log {
-        LogFormat::Pretty => logs.with_target(false).init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
-    }
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "the command line's output")]
+/// Standard output that cannot be written to is its reader's affair.
 fn say(text: &str) {
-    print!("{text}");
+    drop(std::io::stdout().write_all(text.as_bytes()));
 }
 
-#[expect(clippy::print_stderr, reason = "the command line's errors")]
 fn complain(text: &str) {
-    eprintln!("{text}");
+    drop(writeln!(std::io::stderr(), "{text}"));
 }

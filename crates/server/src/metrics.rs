@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 use moesaic_engine::{EngineStats, StepStats};
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
+
+use crate::logging;
 
 /// Seconds, from a token on a fast machine to a long answer on a slow one.
 const LATENCY_BUCKETS: &[f64] = &[
@@ -25,7 +28,19 @@ const FINISHED_REASONS: &[&str] = &["stop", "length", "abort", "error"];
 /// All series of a loaded model. They exist from its start, so that rates have a first value.
 #[derive(Debug)]
 pub struct Metrics {
+    process: ProcessMetrics,
     model: OnceLock<ModelMetrics>,
+}
+
+/// Series that need no model: they exist from the process's start.
+#[derive(Debug)]
+struct ProcessMetrics {
+    registry: Registry,
+    connections: IntGauge,
+    answers: IntGauge,
+    refused_connections: IntCounter,
+    failed_accepts: IntCounter,
+    dropped_log_lines: IntCounter,
 }
 
 #[derive(Debug)]
@@ -55,9 +70,44 @@ struct ModelMetrics {
 }
 
 impl Metrics {
-    /// Without a model there is nothing to count.
+    /// Without a model yet.
     pub fn new() -> Self {
-        Self { model: OnceLock::new() }
+        Self { process: ProcessMetrics::new(), model: OnceLock::new() }
+    }
+
+    /// Notes a new connection.
+    pub fn connection_opened(&self) {
+        self.process.connections.inc();
+    }
+
+    /// Notes the end of a connection.
+    pub fn connection_closed(&self) {
+        self.process.connections.dec();
+    }
+
+    /// Notes a request whose answer is not sent yet.
+    pub fn answer_begun(&self) {
+        self.process.answers.inc();
+    }
+
+    /// Notes that an answer was sent, or will not be.
+    pub fn answer_ended(&self) {
+        self.process.answers.dec();
+    }
+
+    /// Requests whose answers are not sent yet.
+    pub fn num_answers(&self) -> usize {
+        usize::try_from(self.process.answers.get()).unwrap_or_default()
+    }
+
+    /// Notes a connection beyond the bound.
+    pub fn connection_refused(&self) {
+        self.process.refused_connections.inc();
+    }
+
+    /// Notes a connection that the system could not give.
+    pub fn accept_failed(&self) {
+        self.process.failed_accepts.inc();
     }
 
     /// Registers all series of a model.
@@ -90,13 +140,53 @@ impl Metrics {
 
     /// The text that Prometheus reads.
     pub fn render(&self, stats: Option<&EngineStats>) -> String {
-        let Some(model) = self.model.get() else { return String::new() };
-        if let Some(stats) = stats {
-            model.refresh(stats);
+        let dropped = &self.process.dropped_log_lines;
+        dropped.inc_by(logging::num_dropped_lines().saturating_sub(dropped.get()));
+        let mut series = self.process.registry.gather();
+        if let Some(model) = self.model.get() {
+            if let Some(stats) = stats {
+                model.refresh(stats);
+            }
+            series.extend(model.registry.gather());
         }
         let mut text = Vec::new();
-        TextEncoder::new().encode(&model.registry.gather(), &mut text).expect("names and labels are valid");
+        TextEncoder::new().encode(&series, &mut text).expect("names and labels are valid");
         String::from_utf8(text).expect("the encoder writes UTF-8")
+    }
+}
+
+impl ProcessMetrics {
+    fn new() -> Self {
+        let registry = Registry::new();
+        let counter = |name, help| IntCounter::new(name, help).expect("a valid name");
+        let gauge = |name, help| IntGauge::new(name, help).expect("a valid name");
+        let new = Self {
+            connections: gauge("moesaic_connections", "Open connections."),
+            answers: gauge(
+                "moesaic_answers",
+                "Requests whose answers are not all sent, streams that nobody reads too.",
+            ),
+            refused_connections: counter(
+                "moesaic_refused_connections_total",
+                "Connections refused since as many as max_connections were open.",
+            ),
+            failed_accepts: counter(
+                "moesaic_failed_accepts_total",
+                "Connections that the system could not give, out of files for one.",
+            ),
+            dropped_log_lines: counter(
+                "moesaic_dropped_log_lines_total",
+                "Log lines that were not written since too many waited.",
+            ),
+            registry,
+        };
+        for collector in [&new.refused_connections, &new.failed_accepts, &new.dropped_log_lines] {
+            new.registry.register(Box::new(collector.clone())).expect("every name is used once");
+        }
+        for collector in [&new.connections, &new.answers] {
+            new.registry.register(Box::new(collector.clone())).expect("every name is used once");
+        }
+        new
     }
 }
 

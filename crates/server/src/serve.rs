@@ -1,22 +1,23 @@
 //! The life of the server: bind, load, serve, drain, stop.
 
-use axum::serve::ListenerExt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use moesaic_engine::Executor;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app;
 use crate::config::Config;
 use crate::startup::{self, Loaded};
 use crate::state::{AppState, State};
+use crate::{listen, reload};
 
 /// After the grace period, connections get this long to take their last bytes.
-const LAST_BYTES: Duration = Duration::from_secs(5);
+const LAST_BYTES: Duration = Duration::from_secs(1);
+/// How long requests are taken after SIGTERM where other machines send them: balancers look every few seconds.
+const DRAIN_DELAY: Duration = Duration::from_secs(5);
 /// How often a draining or broken engine is looked at.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -34,12 +35,13 @@ pub async fn run(config: Config) -> Result<()> {
 /// As [`run`].
 pub async fn run_on(config: Config, executor: Option<Box<dyn Executor>>) -> Result<()> {
     let started = Instant::now();
-    let listener = bind(&config).await?;
+    let listener = listen::bind(config.host, config.port)?;
     let address = listener.local_addr()?;
     warn_if_open(&config, address);
     let state: AppState = Arc::new(State::new(config));
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let server = tokio::spawn(serve(listener, Arc::clone(&state), stopped));
+    let server = tokio::spawn(listen::serve(listener, app::router(Arc::clone(&state)), Arc::clone(&state), stopped));
+    let reloading = tokio::spawn(reload::run(Arc::clone(&state)));
     let loading = Arc::clone(&state);
     let (sender, load) = tokio::sync::oneshot::channel();
     // A thread of its own: the runtime would wait for a blocking task even after SIGTERM.
@@ -67,8 +69,7 @@ pub async fn run_on(config: Config, executor: Option<Box<dyn Executor>>) -> Resu
     };
     let outcome = tokio::select! {
         signal = stop_signal() => {
-            tracing::info!("{signal}: taking no further requests, {} in flight", handle.num_admitted());
-            drain(&state, &handle).await;
+            leave(&state, &handle, signal, address).await;
             Ok(())
         }
         () = died => Err(anyhow::anyhow!("the engine died of a bug; see the log above")),
@@ -79,19 +80,9 @@ pub async fn run_on(config: Config, executor: Option<Box<dyn Executor>>) -> Resu
     if tokio::time::timeout(LAST_BYTES, server).await.is_err() {
         tracing::warn!("some connections did not take their last bytes in time");
     }
+    reloading.abort();
     drop(engine);
     outcome
-}
-
-async fn bind(config: &Config) -> Result<TcpListener> {
-    let address = SocketAddr::new(config.host, config.port);
-    match TcpListener::bind(address).await {
-        Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            bail!("port {} on {} is in use: choose another with --port", config.port, config.host)
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot listen on {address}")),
-    }
 }
 
 fn warn_if_open(config: &Config, address: SocketAddr) {
@@ -133,37 +124,45 @@ fn ready_line(
     )
 }
 
-async fn serve(listener: TcpListener, state: AppState, mut stopped: tokio::sync::watch::Receiver<bool>) {
-    let router = app::router(state);
-    // Tokens are small and must not wait for each other (Nagle's algorithm and delayed acknowledgements: 40 ms).
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let stop = async move {
-        // An error means that the sender is gone, which is a reason to stop as well.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    };
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
-        tracing::error!(%error, "serving failed");
-    }
-}
-
-/// Waits for the requests in flight, then ends what is left with an error.
-async fn drain(state: &AppState, engine: &moesaic_engine::EngineHandle) {
-    state.drain();
-    let deadline = Instant::now() + state.config.limits.shutdown_grace;
+/// Leaves without losing a request: balancers are told first, requests are taken until they had time to notice, what
+/// runs then gets its time to finish. A second signal shortens every wait.
+async fn leave(state: &AppState, engine: &moesaic_engine::EngineHandle, signal: &str, address: SocketAddr) {
+    let limits = &state.config.limits;
     let mut again = std::pin::pin!(stop_signal());
-    while engine.num_admitted() > 0 && Instant::now() < deadline {
-        tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
-            signal = &mut again => {
-                tracing::warn!("{signal} again: not waiting any longer");
-                break;
-            }
+    let at_once = signal == "SIGINT" || address.ip().is_loopback();
+    let delay = limits.drain_delay.unwrap_or(if at_once { Duration::ZERO } else { DRAIN_DELAY });
+    state.leave();
+    if !delay.is_zero() {
+        tracing::info!("{signal}: leaving, requests are taken for {} s more", delay.as_secs());
+        if let Some(signal) = within(delay, &mut again).await {
+            tracing::warn!("{signal} again: not waiting any longer");
+            state.drain();
+            return engine.shutdown();
         }
     }
-    if engine.num_admitted() > 0 {
-        tracing::warn!("ending {} sequences that did not finish in time", engine.num_admitted());
+    state.drain();
+    tracing::info!(
+        "{signal}: taking no further requests, {} in flight",
+        engine.num_admitted().max(state.metrics.num_answers())
+    );
+    let deadline = Instant::now() + limits.shutdown_grace;
+    // Also what is generated but not taken yet.
+    let in_flight = || engine.num_admitted().max(state.metrics.num_answers());
+    while in_flight() > 0 && Instant::now() < deadline {
+        if let Some(signal) = within(POLL, &mut again).await {
+            tracing::warn!("{signal} again: not waiting any longer");
+            break;
+        }
+    }
+    if in_flight() > 0 {
+        tracing::warn!("ending {} requests that did not finish in time", in_flight());
     }
     engine.shutdown();
+}
+
+/// The signal that came within a time.
+async fn within(time: Duration, signal: impl Future<Output = &'static str>) -> Option<&'static str> {
+    tokio::time::timeout(time, signal).await.ok()
 }
 
 /// The name of the signal that came.

@@ -1,7 +1,7 @@
 //! What all routes share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use moesaic_chat::{Dialect, GrammarHost, Markers, PromptRenderer, Tokenizer};
 use moesaic_engine::EngineHandle;
@@ -30,8 +30,8 @@ pub type AppState = Arc<State>;
 pub struct State {
     /// Checked settings.
     pub config: Config,
-    /// Accepted keys.
-    pub api_keys: ApiKeys,
+    /// Accepted keys, which may change.
+    api_keys: RwLock<Arc<ApiKeys>>,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
     /// Responses that clients may come back to.
@@ -39,6 +39,7 @@ pub struct State {
     /// For what clients carry for the server.
     pub sealer: Arc<Sealer>,
     serving: OnceLock<Arc<Serving>>,
+    leaving: AtomicBool,
     draining: AtomicBool,
     heavy: Arc<Semaphore>,
     /// Turns at compiling grammars: apart, so that slow ones hold up nothing else.
@@ -105,16 +106,27 @@ impl State {
     /// A server that has not loaded its model yet.
     pub fn new(config: Config) -> Self {
         Self {
-            api_keys: ApiKeys::new(&config.api_keys),
+            api_keys: RwLock::new(Arc::new(ApiKeys::new(&config.api_keys))),
             metrics: Arc::new(Metrics::new()),
             responses: ResponseStore::new(config.limits.response_store_bytes),
             sealer: Arc::new(Sealer::new(config.encrypted_content_key.as_deref())),
             config,
             serving: OnceLock::new(),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             heavy: Arc::new(Semaphore::new(NUM_HEAVY)),
             compilers: Arc::new(Semaphore::new(NUM_COMPILERS)),
         }
+    }
+
+    /// The keys that are accepted now.
+    pub fn api_keys(&self) -> Arc<ApiKeys> {
+        Arc::clone(&self.api_keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Accepts these keys from now on, and no others.
+    pub fn set_api_keys(&self, keys: &[String]) {
+        *self.api_keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ApiKeys::new(keys));
     }
 
     /// Begins to serve.
@@ -170,8 +182,19 @@ impl State {
         tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&format!("work: {error}")))
     }
 
+    /// Whether clients and balancers are to go elsewhere, though requests may still be taken.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Tells clients and balancers to go elsewhere.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
     /// Takes no further requests.
     pub fn drain(&self) {
+        self.leave();
         self.draining.store(true, Ordering::Release);
     }
 }

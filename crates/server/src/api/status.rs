@@ -32,6 +32,9 @@ pub async fn live(State(state): State<AppState>) -> Response {
     (status = 503, description = "Send none", body = moesaic_protocol::ErrorResponse),
 ))]
 pub async fn ready(State(state): State<AppState>) -> Result<StatusCode, ApiError> {
+    if state.is_leaving() {
+        return Err(ApiError::draining());
+    }
     state.serving().map(|_| StatusCode::OK)
 }
 

@@ -1,6 +1,5 @@
 //! Values of settings, one by one.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -48,31 +47,6 @@ pub(super) fn log_level(level: Option<String>) -> Result<String, ConfigError> {
         Ok(_) => Ok(level),
         Err(error) => Err(ConfigError(format!("log_level is {level:?}: {error}"))),
     }
-}
-
-/// Keys of the settings and of the file.
-pub(super) fn all_keys(given: Option<Vec<String>>, file: Option<&Path>) -> Result<Vec<String>, ConfigError> {
-    let mut keys = given.unwrap_or_default();
-    if let Some(path) = file {
-        keys.extend(read_keys(path)?);
-    }
-    for key in &mut keys {
-        *key = key.trim().to_owned();
-    }
-    if keys.iter().any(String::is_empty) {
-        return Err(ConfigError("api_key must not be empty".to_owned()));
-    }
-    Ok(keys)
-}
-
-pub(super) fn read_keys(path: &Path) -> Result<Vec<String>, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError(format!("api_key_file: cannot read {}: {error}", path.display())))?;
-    let keys: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
-    if keys.is_empty() {
-        return Err(ConfigError(format!("api_key_file: {} holds no key", path.display())));
-    }
-    Ok(keys)
 }
 
 pub(super) fn long_secret(secret: String) -> Result<String, ConfigError> {

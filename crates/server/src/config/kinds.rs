@@ -48,6 +48,33 @@ pub enum HostedTools {
     Refuse,
 }
 
+/// `--port`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(from = "u16")]
+pub enum PortSetting {
+    /// The port.
+    Port(u16),
+    /// What Kubernetes puts into `MOESAIC_PORT` beside a Service called moesaic.
+    ServiceLink,
+}
+
+impl From<u16> for PortSetting {
+    fn from(port: u16) -> Self {
+        Self::Port(port)
+    }
+}
+
+impl std::str::FromStr for PortSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("tcp://") || text.starts_with("udp://") {
+            return Ok(Self::ServiceLink);
+        }
+        text.parse().map(Self::Port).map_err(|_| "expected a number from 0 to 65535".to_owned())
+    }
+}
+
 /// `--kv-cache-dtype`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
