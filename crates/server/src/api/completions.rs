@@ -56,7 +56,8 @@ pub async fn completions(
     let admission = admit(&serving, num_prompts, sampling.n as usize)?;
     let echo = request.echo.unwrap_or(false);
     let echoes_text = matches!(request.prompt, Prompt::Text(_) | Prompt::Texts(_));
-    let prompts = request::prompts(&state, &serving, request.prompt, &sampling, echo).await?;
+    let prompts =
+        request::prompts(&state, &serving, request.prompt, request.add_special_tokens, &sampling, echo).await?;
     let num_prompt_tokens = prompts.iter().map(|prompt| prompt.token_ids.len()).sum();
     // Reported with every choice, twice where an echo has them too.
     prompt::check_prompt_logprobs("prompt", num_prompt_tokens, 2 * sampling.n as usize, &sampling)?;
