@@ -12,6 +12,11 @@ import pytest
 gc.disable()
 
 
+def pytest_collection_finish():
+    # What the imports made stays: looking at it again after every test takes a second where there is much.
+    gc.freeze()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown():
     gc.collect()

@@ -202,7 +202,20 @@ async fn scoring_a_prompt() {
     // The beginning-of-sequence token has no text, so the text's first character is at 0.
     assert_eq!(choice["logprobs"]["text_offset"].as_array().unwrap()[..2], [json!(0), json!(0)]);
     assert!(choice.get("prompt_logprobs").is_none());
-    assert_eq!(texts(&server.stream(COMPLETIONS, body).await, 1)[0], "the sea");
+    assert_eq!(texts(&server.stream(COMPLETIONS, body.clone()).await, 1)[0], "the sea");
+    let bare = server.ask(COMPLETIONS, with(body.clone(), json!({"add_special_tokens": false}))).await;
+    assert_eq!(
+        (&bare["choices"][0]["text"], &bare["usage"]["prompt_tokens"]),
+        (&json!("the sea"), &json!(num_tokens - 1))
+    );
+    // Spelled in the text, the same token has one.
+    let info: Value = server.get("/tokenizer_info").send().await.unwrap().json().await.unwrap();
+    let begin = info["bos_token"].as_str().unwrap();
+    let spelled = json!({"prompt": format!("{begin}the sea"), "add_special_tokens": false});
+    let spelled = server.ask(COMPLETIONS, with(body, spelled)).await;
+    assert_eq!(spelled["usage"]["prompt_tokens"], num_tokens);
+    let offsets = spelled["choices"][0]["logprobs"]["text_offset"].as_array().unwrap();
+    assert_eq!(offsets[..2], [json!(0), json!(begin.chars().count())]);
 }
 
 /// Both ways of asking for a prompt's log-probabilities, each with its own number of alternatives.

@@ -3,8 +3,9 @@
 //! The schema is read into [`Shape`](shape::Shape)s, what a value may be type by type, so that schemas that hold
 //! together can be put together and alternatives told apart; the shapes are written as rules of Lark. Numbers keep all
 //! their digits, since they are never more than texts here. What a grammar cannot hold is refused by name, or, in a
-//! schema that is only a hint, passed over in that part alone. JSON is written without white space, properties in the
-//! order in which they are declared; an object that declares properties has no others unless it says so.
+//! schema that is only a hint, passed over in that part alone. JSON is written without white space (but
+//! what `x-guidance` asks for), properties in the order in which they are declared; an object that declares properties
+//! has no others unless it says so.
 
 mod accepts;
 mod decimal;
@@ -78,6 +79,35 @@ impl Budget {
     }
 }
 
+/// What stands between items and behind keys, as literals.
+#[derive(Debug, Clone, Copy)]
+struct Separators {
+    /// Between items, in Lark.
+    comma: &'static str,
+    /// Behind a key, in JSON.
+    colon: &'static str,
+}
+
+impl Separators {
+    /// What `x-guidance` asks for: guidance reads answers by the grammar that it sent, which has spaces by default.
+    ///
+    /// # Errors
+    /// When it asks for others.
+    fn asked_for(schema: &Value, definitions: &Definitions) -> Result<Self, Unenforceable> {
+        let is_spaced = |name: &str, mark: &str| match schema.pointer(&format!("/x-guidance/{name}")) {
+            Some(Value::String(asked)) if *asked == format!("{mark} ") => Ok(true),
+            Some(Value::String(asked)) if asked != mark => {
+                let why = format!("must be {mark:?}, with a space behind it or none");
+                definitions.refuse_at("x-guidance", name, &why).map(|()| false)
+            }
+            _ => Ok(false),
+        };
+        let comma = if is_spaced("item_separator", ",")? { "\", \"" } else { "\",\"" };
+        let colon = if is_spaced("key_separator", ":")? { ": " } else { ":" };
+        Ok(Self { comma, colon })
+    }
+}
+
 /// Why a schema was refused: the path and the keyword, in plain words.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
@@ -146,7 +176,8 @@ fn rules_here(
     if root == Root::Object {
         shape = shape.and(&Shape::any_object(), &mut definitions)?;
     }
-    Writer::new(definitions, prefix).write(&shape)
+    let separators = Separators::asked_for(schema, &definitions)?;
+    Writer::new(definitions, separators, prefix).write(&shape)
 }
 
 fn num_properties(schema: &Value) -> usize {

@@ -129,10 +129,14 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::encode`].
     pub fn encode_prompt(&self, text: &str, add_special_tokens: Option<bool>) -> Result<Vec<u32>, TokenizerError> {
-        let adds_bos = add_special_tokens.unwrap_or(true) && self.adds_bos;
-        let mut ids: Vec<u32> = self.bos_id.filter(|_| adds_bos).into_iter().collect();
+        let mut ids: Vec<u32> = self.added_to_prompt(add_special_tokens).into_iter().collect();
         ids.extend(self.encode(text)?);
         Ok(ids)
+    }
+
+    /// The token that [`Self::encode_prompt`] puts first, if any.
+    pub fn added_to_prompt(&self, add_special_tokens: Option<bool>) -> Option<u32> {
+        self.bos_id.filter(|_| add_special_tokens.unwrap_or(true) && self.adds_bos)
     }
 
     /// Text of ids; bytes that are no UTF-8 become U+FFFD.

@@ -21,6 +21,8 @@ pub struct CompletionRequest {
     pub logprobs: Option<u32>,
     /// Put the prompt in front of the text.
     pub echo: Option<bool>,
+    /// Begin texts with the token that begins a sequence, where the tokenizer has it so (default true).
+    pub add_special_tokens: Option<bool>,
     /// At most `n`: there is no ranking.
     pub best_of: Option<u32>,
     /// Refused.

@@ -368,6 +368,23 @@ fn grammars_of_clients() {
 }
 
 #[test]
+fn separators_may_have_a_space() {
+    let schema = json!({
+        "properties": {"a": {"type": "array", "prefixItems": [{"const": 1}, {"const": 2}]}, "b": {"enum": [3]}},
+        "additionalProperties": {"type": "array", "items": {"enum": [4, 5]}, "uniqueItems": true},
+        "x-guidance": {"item_separator": ", ", "key_separator": ": "},
+    });
+    let (spaced, other) = (r#"{"a": [1, 2], "b": 3, "c": [4, 5], "d": []}"#, r#"{"c": [5, 4]}"#);
+    check(&schema, &[spaced, other, "{}"], &[&spaced.replace(", ", ","), &spaced.replace(": ", ":")]);
+    let counted = json!({
+        "properties": {"a": {}, "b": {}}, "minProperties": 1, "x-guidance": {"item_separator": ", "},
+    });
+    check(&counted, &[r#"{"a":1, "b":[2, 3]}"#], &[r#"{"a":1,"b":2}"#, r#"{"a": 1}"#, "{}"]);
+    let refused = refusal(&json!({"x-guidance": {"key_separator": "="}}));
+    assert!(refused.contains("x-guidance.key_separator must be \":\", with a space behind it or none"), "{refused}");
+}
+
+#[test]
 fn alternatives_stay_apart_whatever_they_are_put_together_with() {
     let only = |name: &str| json!({"type": "object", "properties": {name: {"const": 1}}, "required": [name]});
     let nested = json!({"allOf": [{"oneOf": [{"anyOf": [only("a"), only("c")]}, only("b")]}, {"properties": {"b": {"const": 1}}}]});

@@ -13,7 +13,7 @@ use super::references::Definitions;
 use super::shape::{Lists, Shape, Texts, Typed};
 use super::text::json_string;
 use super::write_values::inner;
-use super::{Enforcement, Rules, Unenforceable};
+use super::{Enforcement, Rules, Separators, Unenforceable};
 
 /// What telling may cost whether there is a text of several patterns.
 const EMPTINESS_FUEL: u64 = 20_000;
@@ -23,6 +23,7 @@ const MAX_DIFFERENT: usize = 6;
 /// Writes rules, each once.
 pub(super) struct Writer<'a> {
     pub definitions: Definitions<'a>,
+    pub separators: Separators,
     prefix: String,
     lines: Vec<String>,
     names: HashMap<String, String>,
@@ -37,9 +38,10 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// `prefix`: of all names.
-    pub fn new(definitions: Definitions<'a>, prefix: &str) -> Self {
+    pub fn new(definitions: Definitions<'a>, separators: Separators, prefix: &str) -> Self {
         Self {
             definitions,
+            separators,
             prefix: prefix.to_owned(),
             lines: Vec::new(),
             names: HashMap::new(),
@@ -165,11 +167,11 @@ impl<'a> Writer<'a> {
         let others = if told < most { self.shape(&lists.others)? } else { None };
         let mut tail = match &others {
             Some(item) if told > 0 => {
-                let item = self.rule(&format!("\",\" {item}"))?;
+                let item = self.after_comma(item)?;
                 repeated(&item, lists.min.saturating_sub(told), lists.max.map(|max| max - told))
             }
             Some(item) => {
-                let more = self.rule(&format!("\",\" {item}"))?;
+                let more = self.after_comma(item)?;
                 let more = repeated(&more, lists.min.saturating_sub(1), lists.max.map(|max| max - 1));
                 let items = self.rule(&format!("{item} {more}"))?;
                 if lists.min == 0 { format!("{items}?") } else { items }
@@ -178,9 +180,9 @@ impl<'a> Writer<'a> {
             None => String::new(),
         };
         for index in (0..told).rev() {
-            let comma = if index == 0 { "" } else { "\",\" " };
+            let comma = if index == 0 { "" } else { self.separators.comma };
             tail = match self.shape(&lists.first[index])? {
-                Some(item) => self.rule(&format!("{comma}{item} {tail}"))?,
+                Some(item) => self.rule(&format!("{comma} {item} {tail}"))?,
                 None if index < lists.min => return Ok(None),
                 None => String::new(),
             };
@@ -211,11 +213,11 @@ impl<'a> Writer<'a> {
         let mut rules: Vec<String> = vec![String::new(); 1 << values.len()];
         for set in (0..rules.len()).rev() {
             let count = set.count_ones() as usize;
-            let comma = if count == 0 { "" } else { "\",\" " };
+            let comma = if count == 0 { "" } else { self.separators.comma };
             let mut parts = Vec::new();
             for (index, value) in values.iter().enumerate().filter(|(index, _)| set >> index & 1 == 0) {
                 if count < most {
-                    parts.push(format!("{comma}{value} {}", rules[set | 1 << index]));
+                    parts.push(format!("{comma} {value} {}", rules[set | 1 << index]));
                 }
             }
             if count >= lists.min {
@@ -308,6 +310,14 @@ impl<'a> Writer<'a> {
                 .map(|mut regex| regex.always_empty());
             !empty.unwrap_or(false)
         })
+    }
+
+    /// A rule of a comma and what follows it.
+    ///
+    /// # Errors
+    /// As [`rule`](Self::rule).
+    pub fn after_comma(&mut self, element: &str) -> Result<String, Unenforceable> {
+        self.rule(&format!("{} {element}", self.separators.comma))
     }
 
     /// The name of a rule, new or known. A single element needs none.

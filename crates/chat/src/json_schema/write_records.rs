@@ -33,7 +33,7 @@ impl Writer<'_> {
         for property in &records.properties {
             match self.shape(&property.shape)? {
                 Some(value) => {
-                    let key = literal(&format!("{}:", json_string(&property.name)));
+                    let key = literal(&format!("{}{}", json_string(&property.name), self.separators.colon));
                     items.push(Item { rule: self.rule(&format!("{key} {value}"))?, required: property.required });
                 }
                 None if property.required => return Ok(None),
@@ -58,9 +58,10 @@ impl Writer<'_> {
     }
 
     fn uncounted(&mut self, items: &[Item], other: Option<&str>) -> Result<String, Unenforceable> {
+        let comma = self.separators.comma;
         let (mut others, mut only_others) = (String::new(), None);
         if let Some(other) = other {
-            let more = self.rule(&format!("\",\" {other}"))?;
+            let more = self.after_comma(other)?;
             others = format!("{more}*");
             only_others = Some(format!("{other} {others}"));
         }
@@ -70,9 +71,9 @@ impl Writer<'_> {
             for (index, Item { rule, required }) in items.iter().enumerate() {
                 parts.push(match index {
                     index if index == first => rule.clone(),
-                    index if index < first => format!("{}?", self.rule(&format!("{rule} \",\""))?),
-                    _ if *required => format!("\",\" {rule}"),
-                    _ => format!("{}?", self.rule(&format!("\",\" {rule}"))?),
+                    index if index < first => format!("{}?", self.rule(&format!("{rule} {comma}"))?),
+                    _ if *required => format!("{comma} {rule}"),
+                    _ => format!("{}?", self.after_comma(rule)?),
                 });
             }
             return Ok(format!("{} {others}", parts.join(" ")));
@@ -82,7 +83,7 @@ impl Writer<'_> {
         let mut firsts: Vec<String> = only_others.into_iter().collect();
         for Item { rule, .. } in items.iter().rev() {
             firsts.push(format!("{rule} {rest}"));
-            let more = self.rule(&format!("\",\" {rule}"))?;
+            let more = self.after_comma(rule)?;
             rest = self.rule(&format!("{more}? {rest}"))?;
         }
         firsts.reverse();
@@ -119,10 +120,10 @@ impl Writer<'_> {
                 let saturated = counts.most.is_some_and(|most| !item.required && count + 1 > most);
                 let taken = after[next].0.clone().filter(|_| !saturated);
                 let mut rules = [None, None];
-                for (rule, (comma, skipped)) in
-                    rules.iter_mut().zip([("\",\" ", &after[count].0), ("", &after[count].1)])
+                let comma = self.separators.comma;
+                for (rule, (comma, skipped)) in rules.iter_mut().zip([(comma, &after[count].0), ("", &after[count].1)])
                 {
-                    let with = taken.as_ref().map(|taken| format!("{comma}{} {taken}", item.rule));
+                    let with = taken.as_ref().map(|taken| format!("{comma} {} {taken}", item.rule));
                     let without = skipped.clone().filter(|_| !item.required);
                     let parts: Vec<String> = with.into_iter().chain(without).collect();
                     *rule = if parts.is_empty() { None } else { Some(self.rule(&parts.join(" | "))?) };
@@ -164,7 +165,7 @@ impl Writer<'_> {
             Some(_) if !is_sure || most.is_some_and(|most| most < least) => Ok(None),
             Some(_) if most == Some(0) => Ok(Some("\"\"".to_owned())),
             Some(other) => {
-                let more = self.rule(&format!("\",\" {other}"))?;
+                let more = self.after_comma(other)?;
                 if comma {
                     return self.rule(&repeated(&more, least, most)).map(Some);
                 }
@@ -242,6 +243,7 @@ impl Writer<'_> {
             let names: Vec<String> = records.properties.iter().map(|property| spelled(&property.name)).collect();
             all.push(format!("~({})", names.join(" | ")));
         }
-        self.terminal(&format!("\"\\\"\" ({}) \"\\\":\"", all.join(" & "))).map(Some)
+        let close = literal(&format!("\"{}", self.separators.colon));
+        self.terminal(&format!("\"\\\"\" ({}) {close}", all.join(" & "))).map(Some)
     }
 }

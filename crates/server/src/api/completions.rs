@@ -9,7 +9,7 @@ use std::time::Instant;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use moesaic_chat::Start;
+use moesaic_chat::{Start, Tokenizer};
 use moesaic_protocol::{Completion, CompletionRequest, ErrorResponse, Prompt};
 
 use crate::answer_format::{AnswerRules, WantedFormat};
@@ -56,7 +56,10 @@ pub async fn completions(
     let admission = admit(&serving, num_prompts, sampling.n as usize)?;
     let echo = request.echo.unwrap_or(false);
     let echoes_text = matches!(request.prompt, Prompt::Text(_) | Prompt::Texts(_));
-    let prompts = request::prompts(&state, &serving, request.prompt, &sampling, echo).await?;
+    let added = |tokenizer: &Tokenizer| tokenizer.added_to_prompt(request.add_special_tokens);
+    let echoes_first = echoes_text && serving.tokenizer.as_deref().and_then(added).is_none();
+    let prompts =
+        request::prompts(&state, &serving, request.prompt, request.add_special_tokens, &sampling, echo).await?;
     let num_prompt_tokens = prompts.iter().map(|prompt| prompt.token_ids.len()).sum();
     // Reported with every choice, twice where an echo has them too.
     prompt::check_prompt_logprobs("prompt", num_prompt_tokens, 2 * sampling.n as usize, &sampling)?;
@@ -67,6 +70,7 @@ pub async fn completions(
         echoes: prompts.iter().map(|prompt| prompt.echo.clone()).collect(),
         prompt_token_ids: prompts.iter().map(|prompt| prompt.token_ids.clone()).collect(),
         echoes_text,
+        echoes_first,
         num_alternatives: request.logprobs,
         serving: Arc::clone(&serving),
         sampling,

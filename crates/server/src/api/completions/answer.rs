@@ -30,6 +30,8 @@ pub struct CompletionAnswer {
     pub prompt_token_ids: Vec<Vec<u32>>,
     /// An echo repeats the text as it was sent, control tokens spelled in it included.
     pub echoes_text: bool,
+    /// An echo's first token is one of the text, not one that was put before it.
+    pub echoes_first: bool,
     /// Alternatives reported for each token, where asked for.
     pub num_alternatives: Option<u32>,
     /// The model.
@@ -104,7 +106,7 @@ impl CompletionAnswer {
         let rows = std::mem::take(&mut progress.prompt_rows);
         let first = self.prompt_token_ids[prompt][0];
         let text = token_text::unambiguous(self.serving.tokenizer.as_deref(), first);
-        logprobs.text_offset.push(self.offset(first, false, progress));
+        logprobs.text_offset.push(self.offset(first, self.echoes_first, progress));
         logprobs.tokens.push(text);
         logprobs.token_logprobs.push(None);
         logprobs.top_logprobs.push(None);

@@ -84,15 +84,17 @@ pub async fn prompts(
     state: &AppState,
     serving: &Arc<Serving>,
     prompts: Prompt,
+    add_special_tokens: Option<bool>,
     sampling: &ValidSampling,
     echo: bool,
 ) -> Result<Vec<ReadyPrompt>, ApiError> {
     let limit = sampling.truncate.is_none().then_some(serving.max_model_len);
+    let encode = |texts| encode(state, serving, texts, add_special_tokens, limit);
     let encoded = match prompts {
         Prompt::Tokens(tokens) => vec![(tokens, None)],
         Prompt::TokenLists(lists) => lists.into_iter().map(|tokens| (tokens, None)).collect(),
-        Prompt::Text(text) => encode(state, serving, vec![text], limit).await?,
-        Prompt::Texts(texts) => encode(state, serving, texts, limit).await?,
+        Prompt::Text(text) => encode(vec![text]).await?,
+        Prompt::Texts(texts) => encode(texts).await?,
     };
     let ready = |(mut token_ids, text): (Vec<u32>, Option<String>)| {
         validate::check_token_ids("prompt", &token_ids, serving.vocab_size)?;
@@ -111,13 +113,14 @@ async fn encode(
     state: &AppState,
     serving: &Arc<Serving>,
     texts: Vec<String>,
+    add_special_tokens: Option<bool>,
     max_tokens: Option<usize>,
 ) -> Result<Vec<(Vec<u32>, Option<String>)>, ApiError> {
     let num_bytes = texts.iter().map(String::len).sum();
     tokenise(state, serving, num_bytes, move |tokenizer| {
         let encode = |text: String| {
             prompt::check_text_length("prompt", text.len(), tokenizer, max_tokens)?;
-            let ids = tokenizer.encode_prompt(&text, None);
+            let ids = tokenizer.encode_prompt(&text, add_special_tokens);
             ids.map(|ids| (ids, Some(text))).map_err(|error| ApiError::invalid("prompt", error.to_string()))
         };
         texts.into_iter().map(encode).collect()
