@@ -238,7 +238,8 @@ async fn a_chat_without_max_tokens_ends_where_the_checkpoint_says() {
     for (name, bytes) in moesaic_demo_model::FILES {
         std::fs::write(folder.path().join(name), bytes).unwrap();
     }
-    std::fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": 1, "max_new_tokens": 5}"#).unwrap();
+    std::fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": 1, "max_new_tokens": 5}"#)
+        .unwrap();
     let server = Server::start(&["--model", folder.path().to_str().unwrap()]);
     let name = server.get("/v1/models").send().await.unwrap().json::<Value>().await.unwrap()["data"][0]["id"].clone();
     for (change, tokens) in [(json!({}), 5), (json!({"max_tokens": 7}), 7), (json!({"min_tokens": 9}), 9)] {

@@ -126,6 +126,18 @@ raw_config! {
     /// Seconds between keep-alive comments in a silent stream [default: 15]
     #[arg(long, env = "MOESAIC_KEEP_ALIVE_SECONDS", value_name = "N", help_heading = "Limits")]
     keep_alive_seconds: u64,
+    /// WebSockets of /v1/responses that may be open at once; further ones get 503 [default: 256]
+    #[arg(long, env = "MOESAIC_MAX_WEBSOCKETS", value_name = "N", help_heading = "Limits")]
+    max_websockets: usize,
+    /// Seconds without a message after which an idle WebSocket is closed [default: 600]
+    #[arg(long, env = "MOESAIC_WEBSOCKET_IDLE_SECONDS", value_name = "N", help_heading = "Limits")]
+    websocket_idle_seconds: u64,
+    /// Seconds after which a WebSocket is closed in any case, once its response has ended [default: 3600]
+    #[arg(long, env = "MOESAIC_WEBSOCKET_MAX_SECONDS", value_name = "N", help_heading = "Limits")]
+    websocket_max_seconds: u64,
+    /// Seconds that the client of a WebSocket may take to read a message before it counts as gone [default: 30]
+    #[arg(long, env = "MOESAIC_WEBSOCKET_WRITE_SECONDS", value_name = "N", help_heading = "Limits")]
+    websocket_write_seconds: u64,
     /// Seconds that requests in flight get to finish when the server is told to stop [default: 30]
     #[arg(long, env = "MOESAIC_SHUTDOWN_GRACE_SECONDS", value_name = "N", help_heading = "Limits")]
     shutdown_grace_seconds: u64,
@@ -241,6 +253,14 @@ pub struct Limits {
     pub queue_timeout: Option<Duration>,
     /// Between keep-alive comments.
     pub keep_alive: Duration,
+    /// WebSockets at once.
+    pub max_websockets: usize,
+    /// Without a message before a WebSocket is closed.
+    pub websocket_idle: Duration,
+    /// For a WebSocket in all.
+    pub websocket_max: Duration,
+    /// For a client of a WebSocket to read a message.
+    pub websocket_write: Duration,
     /// For finishing when told to stop.
     pub shutdown_grace: Duration,
     /// Without progress before /live fails.
@@ -350,6 +370,10 @@ impl RawConfig {
             request_timeout: seconds("request_timeout_seconds", self.request_timeout_seconds.unwrap_or(0))?,
             queue_timeout: seconds("queue_timeout_seconds", self.queue_timeout_seconds.unwrap_or(0))?,
             keep_alive: some_seconds("keep_alive_seconds", self.keep_alive_seconds.unwrap_or(15))?,
+            max_websockets: bounded("max_websockets", self.max_websockets.unwrap_or(256), 1 << 16)?,
+            websocket_idle: some_seconds("websocket_idle_seconds", self.websocket_idle_seconds.unwrap_or(600))?,
+            websocket_max: some_seconds("websocket_max_seconds", self.websocket_max_seconds.unwrap_or(3600))?,
+            websocket_write: some_seconds("websocket_write_seconds", self.websocket_write_seconds.unwrap_or(30))?,
             shutdown_grace: seconds("shutdown_grace_seconds", self.shutdown_grace_seconds.unwrap_or(30))?
                 .unwrap_or_default(),
             stall: some_seconds("stall_seconds", self.stall_seconds.unwrap_or(120))?,
