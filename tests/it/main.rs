@@ -22,6 +22,7 @@ mod openapi;
 mod page;
 mod quantised;
 mod responses;
+mod responses_sealed;
 mod responses_socket;
 mod responses_tools;
 mod second_opinion;

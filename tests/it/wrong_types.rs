@@ -32,13 +32,14 @@ const FOREIGN: [&str; 18] = [
 const DEPTH: usize = 7;
 
 /// The smallest right request of each route.
-fn routes() -> [(&'static str, Value); 9] {
+fn routes() -> [(&'static str, Value); 10] {
     let messages = json!([{"role": "user", "content": "hi"}]);
     [
         ("/v1/chat/completions", json!({"messages": messages, "max_tokens": 1})),
         ("/v1/completions", json!({"prompt": "hi", "max_tokens": 1})),
         ("/v1/responses", json!({"input": "hi", "max_output_tokens": 1})),
         ("/v1/responses/input_tokens", json!({"input": "hi"})),
+        ("/v1/responses/compact", json!({"input": "hi", "model": "moesaic-demo"})),
         ("/v1/messages", json!({"messages": messages, "max_tokens": 1})),
         ("/v1/messages/count_tokens", json!({"messages": messages})),
         ("/v1/embeddings", json!({"input": "hi"})),

@@ -33,7 +33,8 @@ pub struct ResponsesRequest {
     pub max_output_tokens: Option<u32>,
     /// 0 to 20 alternatives per token.
     pub top_logprobs: Option<u32>,
-    /// "message.output_text.logprobs" reports log-probabilities; other values add nothing here.
+    /// "message.output_text.logprobs" reports log-probabilities, "reasoning.encrypted_content" gives thoughts in a form that
+    /// the client can send back but not read or change; other values add nothing here.
     pub include: Option<Vec<String>>,
     /// Tools that the model may call.
     pub tools: Option<Vec<ResponsesTool>>,
@@ -84,6 +85,13 @@ pub struct ResponsesRequest {
     pub unsupported: UnsupportedFields,
 }
 
+impl ResponsesRequest {
+    /// Whether something is to be included.
+    pub fn includes(&self, what: &str) -> bool {
+        self.include.iter().flatten().any(|included| included == what)
+    }
+}
+
 /// A text, or items.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
@@ -95,8 +103,8 @@ pub enum ResponsesInput {
 }
 
 /// An item: `message` (also when it has no type), `function_call`, `custom_tool_call`, `local_shell_call`, `shell_call`,
-/// `apply_patch_call` and the outputs of these, `reasoning` or `item_reference`. Items of hosted tools and other
-/// servers' compactions are passed over.
+/// `apply_patch_call` and the outputs of these, `reasoning`, `compaction` or `item_reference`. Items of hosted tools, and
+/// what other servers encrypted, are passed over.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 pub struct InputItem {
     /// Its kind.
@@ -108,6 +116,9 @@ pub struct InputItem {
     pub content: Option<ItemText>,
     /// Of a thought.
     pub summary: Option<ItemText>,
+    /// Of a thought or a compaction, as this server gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypted_content: Option<String>,
     /// Of an item that is referred to.
     pub id: Option<String>,
     /// Of a call and its result.

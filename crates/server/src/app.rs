@@ -45,6 +45,7 @@ fn protected() -> OpenApiRouter<AppState> {
         .routes(routes!(responses::get_response, responses::delete_response))
         .routes(routes!(responses::cancel_response))
         .routes(routes!(responses::count_input_tokens))
+        .routes(routes!(responses::compact::compact_response))
         .routes(routes!(responses::input_items))
         .routes(routes!(anthropic::messages))
         .routes(routes!(anthropic::count_tokens))

@@ -15,7 +15,7 @@ mod checks;
 mod kinds;
 
 pub use checks::ConfigError;
-use checks::{all_keys, at_most, bounded, log_level, origins, parse_size, seconds, some_seconds};
+use checks::{all_keys, at_most, bounded, log_level, long_secret, origins, parse_size, seconds, some_seconds};
 pub use kinds::{
     DeviceKind, Dtype, HostedTools, KvCacheDtype, LogFormat, NumericsMode, QuantizationKind, SchedulingPolicy,
 };
@@ -95,6 +95,9 @@ raw_config! {
     /// Tools of requests to /v1/responses that only their makers' servers have (web_search …): pass over or refuse [default: ignore]
     #[arg(long, env = "MOESAIC_HOSTED_TOOLS", value_enum, help_heading = "Server")]
     hosted_tools: HostedTools,
+    /// What servers share that open each other's encrypted thoughts and summaries, at least 16 characters [default: random]
+    #[arg(long, env = "MOESAIC_ENCRYPTED_CONTENT_KEY", value_name = "SECRET", hide_env_values = true, help_heading = "Server")]
+    encrypted_content_key: String,
 
     /// Sequences that run at once [default: 64]
     #[arg(long, env = "MOESAIC_MAX_NUM_SEQS", value_name = "N", help_heading = "Limits")]
@@ -208,6 +211,8 @@ pub struct Config {
     pub cors_allow_origins: Vec<String>,
     /// What becomes of tools that are not ours.
     pub hosted_tools: HostedTools,
+    /// What servers share that open each other's encrypted texts.
+    pub encrypted_content_key: Option<String>,
     /// Bounds of requests and queues.
     pub limits: Limits,
     /// Where is computed.
@@ -318,6 +323,7 @@ impl RawConfig {
             protect_metrics: self.protect_metrics.unwrap_or(false),
             cors_allow_origins: origins(self.cors_allow_origin)?,
             hosted_tools: self.hosted_tools.unwrap_or(HostedTools::Ignore),
+            encrypted_content_key: self.encrypted_content_key.map(long_secret).transpose()?,
             limits,
             device,
             gpu_memory_utilization: match self.gpu_memory_utilization.unwrap_or(0.9) {
@@ -435,6 +441,7 @@ mod tests {
         check("kv_cache_memory = \"lots\"", "kv_cache_memory is \"lots\"");
         check("response_store_memory = \"some\"", "response_store_memory is \"some\"");
         check("api_key_file = \"/nowhere\"", "/nowhere");
+        check("encrypted_content_key = \"secret\"", "at least 16 characters");
         check("device = \"gpu\"", "expected cpu, cuda or cuda:N");
         check("device = \"cuda:x\"", "expected cpu, cuda or cuda:N");
         check("kv_cache_dtype = \"fp8\"", "on a GPU only");

@@ -24,6 +24,7 @@ mod memory;
 mod metrics;
 mod request_id;
 mod response_store;
+mod sealed;
 pub mod serve;
 mod sse;
 mod startup;

@@ -52,6 +52,7 @@ struct ModelMetrics {
     /// Engine totals, copied when read.
     totals: [IntCounter; 5],
     rejections: IntCounterVec,
+    unopened_items: IntCounter,
 }
 
 impl Metrics {
@@ -87,6 +88,13 @@ impl Metrics {
             429 => self.rejected("overloaded"),
             400..=499 => self.rejected("invalid"),
             _ => {}
+        }
+    }
+
+    /// Notes an item that was sealed by another server, or for another client or model, and left out of a prompt.
+    pub fn unopened_item(&self) {
+        if let Some(model) = self.model.get() {
+            model.unopened_items.inc();
         }
     }
 
@@ -193,6 +201,10 @@ impl ModelMetrics {
                 "Requests refused before they ran.",
                 "reason",
                 &["overloaded", "invalid"],
+            ),
+            unopened_items: new.counter(
+                "moesaic_unopened_items_total",
+                "Encrypted items of requests that this server could not open and left out.",
             ),
             registry: new.registry,
         }

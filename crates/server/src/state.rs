@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::response_store::ResponseStore;
+use crate::sealed::Sealer;
 
 /// Bytes up to which work is not heavy.
 pub const SMALL_WORK: usize = 32 << 10;
@@ -34,6 +35,8 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Responses that clients may come back to.
     pub responses: ResponseStore,
+    /// For what clients carry for the server.
+    pub sealer: Arc<Sealer>,
     serving: OnceLock<Arc<Serving>>,
     draining: watch::Sender<bool>,
     heavy: Arc<Semaphore>,
@@ -107,6 +110,7 @@ impl State {
             metrics: Arc::new(Metrics::new()),
             responses: ResponseStore::new(config.limits.response_store_bytes),
             websockets: Arc::new(Semaphore::new(config.limits.max_websockets)),
+            sealer: Arc::new(Sealer::new(config.encrypted_content_key.as_deref())),
             config,
             serving: OnceLock::new(),
             draining: watch::Sender::new(false),

@@ -26,4 +26,4 @@ def test_answers_are_as_documented(tmp_path):
     ]
     done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
-    assert "21 selected / 21 total" in done.stdout, done.stdout
+    assert "22 selected / 22 total" in done.stdout, done.stdout

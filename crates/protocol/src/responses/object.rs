@@ -141,7 +141,7 @@ pub enum OutputItem {
         summary: Vec<Value>,
         /// Its text.
         content: Vec<OutputPart>,
-        /// Always null.
+        /// The same to be sent back, if the request includes "reasoning.encrypted_content".
         encrypted_content: Option<String>,
         /// How it stands.
         status: ItemStatus,
@@ -251,6 +251,33 @@ pub struct InputTokensDetails {
 pub struct OutputTokensDetails {
     /// Of thoughts.
     pub reasoning_tokens: u32,
+}
+
+/// A conversation, compacted.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct CompactedResponse {
+    /// Its id.
+    pub id: String,
+    /// "response.compaction"
+    pub object: String,
+    /// Unix time.
+    pub created_at: u64,
+    /// What to send in the conversation's place.
+    pub output: Vec<CompactionItem>,
+    /// Of making it.
+    pub usage: ResponseUsage,
+}
+
+/// What stands for a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct CompactionItem {
+    /// "compaction"
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its id.
+    pub id: String,
+    /// A summary, for the server alone to read.
+    pub encrypted_content: String,
 }
 
 /// What is left of a deleted response.

@@ -1,6 +1,7 @@
 //! `/v1/responses`: translated to a chat request and back.
 
 mod answer;
+pub mod compact;
 mod items;
 mod request;
 pub mod socket;
@@ -189,6 +190,7 @@ async fn begin(
         // No token comes without another one: this one is not told.
         (chat.max_completion_tokens, chat.sampling.min_tokens) = (Some(1), None);
     }
+    let seals = request.includes("reasoning.encrypted_content");
     let (inputs, truncates) = (std::mem::take(&mut tools.inputs), request.truncation.as_deref() == Some("auto"));
     let incoming = Incoming { request: &chat, fields: FIELDS, client, id, arrived, inputs, truncates };
     let begun = pipeline::begin(state, incoming).await;
@@ -197,7 +199,8 @@ async fn begin(
     let owner = if response.store { client.into() } else { asker.owner };
     let is_kept = response.store || owner.connection.is_some();
     let keep = is_kept.then(|| Keep { state: Arc::clone(state), owner, conversation, items });
-    Ok((ResponseAnswer::new(answer, response, keep, tools), generation))
+    let seal = seals.then(|| state.sealer.bound_to(client, &answer.serving.model_names[0]));
+    Ok((ResponseAnswer::new(answer, response, keep, tools).sealing_thoughts(seal), generation))
 }
 
 /// Checks a request of `num_bytes` and translates it to a chat request, off the async threads.

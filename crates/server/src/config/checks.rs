@@ -75,6 +75,13 @@ pub(super) fn read_keys(path: &Path) -> Result<Vec<String>, ConfigError> {
     Ok(keys)
 }
 
+pub(super) fn long_secret(secret: String) -> Result<String, ConfigError> {
+    if secret.trim().chars().count() < 16 {
+        return Err(ConfigError("encrypted_content_key must have at least 16 characters".to_owned()));
+    }
+    Ok(secret)
+}
+
 pub(super) fn parse_size(name: &str, text: &str) -> Result<usize, ConfigError> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
     let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {

@@ -18,6 +18,7 @@ use crate::error::ApiError;
 use crate::event_stream::StreamedAnswer;
 use crate::generation::{Delta, Generation};
 use crate::response_store::Owner;
+use crate::sealed::{Seal, Sealed};
 use crate::sse::{self, Event};
 use crate::state::AppState;
 use crate::validate::response::ResponseSettings;
@@ -35,6 +36,8 @@ pub struct ResponseAnswer {
     tools: OfferedTools,
     /// Of the custom tool that is being called.
     input: InputDecoder,
+    /// Seals thoughts, where the client is to carry them.
+    seal: Option<Seal>,
 }
 
 /// Where a response is kept.
@@ -93,7 +96,13 @@ impl ResponseAnswer {
     /// `chat`: the same answer as a chat completion; `response`: as it stands at its beginning.
     pub fn new(chat: ChatAnswer, response: ResponseObject, keep: Option<Keep>, tools: OfferedTools) -> Self {
         let input = InputDecoder::default();
-        Self { chat, response, keep, is_open: false, ended_at_limit: false, num_events: 2, tools, input }
+        Self { chat, response, keep, is_open: false, ended_at_limit: false, num_events: 2, tools, input, seal: None }
+    }
+
+    /// Thoughts are given under seal too.
+    #[must_use]
+    pub fn sealing_thoughts(self, seal: Option<Seal>) -> Self {
+        Self { seal, ..self }
     }
 
     /// As it stands.
@@ -276,6 +285,11 @@ impl ResponseAnswer {
         self.is_open = false;
         let (done, part_done) = (self.change(""), self.change("response.content_part.done"));
         let item = self.response.output.last_mut().expect("an open item is there");
+        if let (OutputItem::Reasoning { content, encrypted_content, .. }, Some(seal)) = (&mut *item, &self.seal)
+            && let [OutputPart::ReasoningText { text }] = content.as_slice()
+        {
+            *encrypted_content = Some(seal.seal(Sealed::Thought, text));
+        }
         match item {
             OutputItem::FunctionCall { arguments, name, status, .. } => {
                 *status = end;
@@ -345,7 +359,8 @@ fn event(change: Change, sequence_number: u64) -> Event {
     sse::named(change.kind, &change)
 }
 
-fn counts(usage: Usage) -> ResponseUsage {
+/// Token counts in the words of this API.
+pub fn counts(usage: Usage) -> ResponseUsage {
     ResponseUsage {
         input_tokens: usage.prompt_tokens,
         input_tokens_details: InputTokensDetails {

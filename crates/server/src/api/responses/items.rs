@@ -79,6 +79,11 @@ fn is_passed_over(kind: &str) -> bool {
     kind == "compaction" || is_run_by_servers(kind)
 }
 
+/// A conversation's summary in its place, as the user tells it: it is of what the user said as much as of the answers.
+pub fn summary_message(summary: &str) -> ChatMessage {
+    ChatMessage::new(Role::User, Some(format!("Our conversation so far, in short:\n{summary}").into()))
+}
+
 /// Adds what a response said to chat messages.
 pub fn add_output(output: &[OutputItem], messages: &mut Vec<ChatMessage>) {
     let text = |parts: &[OutputPart]| -> String {

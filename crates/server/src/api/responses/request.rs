@@ -3,17 +3,18 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use moesaic_protocol::responses::{InputItem, ResponseStatus, ResponsesInput};
+use moesaic_protocol::responses::{InputItem, ItemText, ResponseStatus, ResponsesInput};
 use moesaic_protocol::{ChatMessage, ChatRequest, FormatFields, ResponsesRequest, Role};
 use serde_json::{Value, json};
 
-use crate::api::responses::items::{add_item, add_output};
+use crate::api::responses::items::{add_item, add_output, summary_message};
 use crate::api::responses::tools::OfferedTools;
 use crate::auth::ClientKey;
 use crate::config::Limits;
 use crate::error::{ApiError, echo};
 use crate::field::Field;
 use crate::response_store::Owner;
+use crate::sealed::Sealed;
 use crate::state::AppState;
 
 /// What the fields of the chat request are called here.
@@ -173,7 +174,17 @@ impl Translation {
 
     fn add_items(&self, items: Vec<InputItem>, messages: &mut Vec<ChatMessage>) -> Result<(), ApiError> {
         let mut referred = HashSet::new();
-        for (index, item) in items.into_iter().enumerate() {
+        for (index, mut item) in items.into_iter().enumerate() {
+            match (item.kind.as_deref(), item.encrypted_content.take()) {
+                (Some("reasoning"), Some(sealed)) => {
+                    item.content = self.open(Sealed::Thought, &sealed)?.map(ItemText::Text).or(item.content);
+                }
+                (Some("compaction"), Some(sealed)) => {
+                    let summary = self.open(Sealed::Summary, &sealed)?.filter(|summary| !summary.is_empty());
+                    messages.extend(summary.as_deref().map(summary_message));
+                }
+                _ => {}
+            }
             let path = format!("input[{index}]");
             // A bare id is a reference too, in some clients.
             let refers = match item.kind.as_deref() {
@@ -195,6 +206,16 @@ impl Translation {
             add_output(&[found], messages);
         }
         Ok(())
+    }
+
+    /// What the client carried for us. What cannot be opened, other servers' for one, is counted and left out.
+    fn open(&self, kind: Sealed, sealed: &str) -> Result<Option<String>, ApiError> {
+        let serving = self.state.serving()?;
+        let opened = self.state.sealer.bound_to(self.asker.owner.client, &serving.model_names[0]).open(kind, sealed);
+        if opened.is_none() {
+            self.state.metrics.unopened_item();
+        }
+        Ok(opened)
     }
 }
 
@@ -228,8 +249,8 @@ fn input_items(input: &ResponsesInput) -> Arc<str> {
 }
 
 fn chat_request(request: &ResponsesRequest, conversation: &[ChatMessage], tools: &mut OfferedTools) -> ChatRequest {
-    let includes = |what: &str| request.include.iter().flatten().any(|included| included == what);
-    let wants_logprobs = includes("message.output_text.logprobs") || request.top_logprobs.is_some_and(|top| top > 0);
+    let wants_logprobs =
+        request.includes("message.output_text.logprobs") || request.top_logprobs.is_some_and(|top| top > 0);
     let functions = tools.functions.take();
     let instructions =
         request.instructions.iter().map(|text| ChatMessage::new(Role::System, Some(text.clone().into())));
