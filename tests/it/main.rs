@@ -24,6 +24,7 @@ mod page;
 mod quantised;
 mod responses;
 mod responses_sealed;
+mod responses_socket;
 mod responses_tools;
 mod second_opinion;
 mod server;

@@ -112,7 +112,7 @@ pub fn json_from_text(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| JsonError::parser(&error.to_string()).message)
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, FieldError> {
+pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, FieldError> {
     // Some clients begin with a byte order mark, which JSON has no place for.
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let slot = Slot::default();

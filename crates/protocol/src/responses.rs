@@ -8,8 +8,10 @@ use utoipa::ToSchema;
 
 use crate::{FormatFields, SamplingFields, UnsupportedFields};
 
+mod event;
 mod object;
 
+pub use event::ClientEvent;
 pub use object::*;
 
 /// A request for a response.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
@@ -41,6 +41,7 @@ fn protected() -> OpenApiRouter<AppState> {
         .routes(routes!(chat::chat_completions))
         .routes(routes!(completions::completions))
         .routes(routes!(responses::create_response))
+        .route(responses::socket::PATH, get(responses::socket::connect))
         .routes(routes!(responses::get_response, responses::delete_response))
         .routes(routes!(responses::cancel_response))
         .routes(routes!(responses::count_input_tokens))
@@ -134,10 +135,8 @@ async fn count_rejections(
 ) -> Response {
     let is_api = request.method() == Method::POST;
     let response = next.run(request).await;
-    match response.status().as_u16() {
-        429 => state.metrics.rejected("overloaded"),
-        400..=499 if is_api => state.metrics.rejected("invalid"),
-        _ => {}
+    if is_api || response.status() == StatusCode::TOO_MANY_REQUESTS {
+        state.metrics.refused(response.status());
     }
     response
 }

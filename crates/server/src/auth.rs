@@ -6,6 +6,9 @@ use sha2::{Digest, Sha256};
 /// SHA-256 of a key.
 type KeyHash = [u8; 32];
 
+/// Before the key in a WebSocket's subprotocol: pages of browsers can set no headers.
+const SUBPROTOCOL: &[u8] = b"openai-insecure-api-key.";
+
 /// The accepted keys, as hashes: comparing hashes takes the same time whatever was sent.
 #[derive(Debug, Clone)]
 pub struct ApiKeys(Vec<KeyHash>);
@@ -33,8 +36,11 @@ impl ApiKeys {
         }
         let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer(value.as_bytes()));
         let plain = headers.get_all("x-api-key").iter().map(HeaderValue::as_bytes);
+        let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+        let protocols = protocols.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        let of_pages = protocols.filter_map(|protocol| protocol.trim_ascii().strip_prefix(SUBPROTOCOL));
         // Every key that was sent is compared with every known one, all bytes of each: no early exit to measure.
-        bearer.chain(plain).fold(None, |found, key| {
+        bearer.chain(plain).chain(of_pages).fold(None, |found, key| {
             let sent: KeyHash = Sha256::digest(key.trim_ascii()).into();
             let matches = self.0.iter().fold(false, |found, known| {
                 found | (known.iter().zip(&sent).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0)

@@ -149,6 +149,15 @@ raw_config! {
     /// Seconds that requests are still taken after SIGTERM, while /ready says no [default: 5, on a loopback address 0]
     #[arg(long, env = "MOESAIC_DRAIN_DELAY_SECONDS", value_name = "N", help_heading = "Limits")]
     drain_delay_seconds: u64,
+    /// WebSockets of /v1/responses that may be open at once; further ones get 503 [default: 256]
+    #[arg(long, env = "MOESAIC_MAX_WEBSOCKETS", value_name = "N", help_heading = "Limits")]
+    max_websockets: usize,
+    /// Seconds without a message after which an idle WebSocket is closed [default: 600]
+    #[arg(long, env = "MOESAIC_WEBSOCKET_IDLE_SECONDS", value_name = "N", help_heading = "Limits")]
+    websocket_idle_seconds: u64,
+    /// Seconds after which a WebSocket is closed in any case, once its response has ended [default: 3600]
+    #[arg(long, env = "MOESAIC_WEBSOCKET_MAX_SECONDS", value_name = "N", help_heading = "Limits")]
+    websocket_max_seconds: u64,
     /// Seconds that requests in flight get to finish when the server is told to stop [default: 30]
     #[arg(long, env = "MOESAIC_SHUTDOWN_GRACE_SECONDS", value_name = "N", help_heading = "Limits")]
     shutdown_grace_seconds: u64,
@@ -278,6 +287,12 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// For balancers to notice that the server leaves; `None`: by address and signal.
     pub drain_delay: Option<Duration>,
+    /// WebSockets at once.
+    pub max_websockets: usize,
+    /// Without a message before a WebSocket is closed.
+    pub websocket_idle: Duration,
+    /// For a WebSocket in all.
+    pub websocket_max: Duration,
     /// For finishing when told to stop.
     pub shutdown_grace: Duration,
     /// Without progress before /live fails.
@@ -420,6 +435,9 @@ impl RawConfig {
                 Some(given) => Some(seconds("drain_delay_seconds", given)?.unwrap_or_default()),
                 None => None,
             },
+            max_websockets: bounded("max_websockets", self.max_websockets.unwrap_or(256), 1 << 16)?,
+            websocket_idle: some_seconds("websocket_idle_seconds", self.websocket_idle_seconds.unwrap_or(600))?,
+            websocket_max: some_seconds("websocket_max_seconds", self.websocket_max_seconds.unwrap_or(3600))?,
             shutdown_grace: seconds("shutdown_grace_seconds", self.shutdown_grace_seconds.unwrap_or(30))?
                 .unwrap_or_default(),
             stall: some_seconds("stall_seconds", self.stall_seconds.unwrap_or(120))?,

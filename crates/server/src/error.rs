@@ -141,6 +141,26 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)
     }
 
+    /// 403: a page of an origin that may not connect.
+    pub fn origin_not_allowed(origin: &str) -> Self {
+        let message = format!("Pages of the origin {:?} may not connect to this server.", echo(origin));
+        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", Some("origin_not_allowed"), message)
+    }
+
+    /// 400: a WebSocket that has been open for as long as it may be.
+    pub fn websocket_limit(seconds: u64) -> Self {
+        let message = format!("This WebSocket has been open for its limit of {seconds} s. Open another one to go on.");
+        let code = Some("websocket_connection_limit_reached");
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message)
+    }
+
+    /// 429: more messages over a WebSocket than wait for their turn.
+    pub fn response_in_flight() -> Self {
+        let message = "A response is being generated over this WebSocket and another message waits. Send the next one \
+                       when a response has ended, or over another WebSocket.";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", Some("response_already_in_flight"), message)
+    }
+
     /// 413: the body is too large.
     pub fn too_large(max_bytes: usize) -> Self {
         let message = format!("The request body is larger than {max_bytes} bytes.");

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 
 use axum::response::Response;
+use futures::{Stream, StreamExt};
 use moesaic_protocol::Usage;
 
 use crate::error::ApiError;
@@ -30,11 +31,8 @@ pub trait StreamedAnswer: Send + 'static {
 
 /// Streams an answer: opening, chunks, closing. A failure becomes an error event in the place of what did not come.
 pub fn respond(answer: impl StreamedAnswer, generation: Generation, state: &AppState) -> Response {
-    let stream = EventStream::new(answer, generation);
-    let events = futures::stream::unfold(stream, |mut stream| async move {
-        stream.next().await.map(|event| (Ok::<_, Infallible>(event), stream))
-    });
-    sse::response(events, state.config.limits.keep_alive)
+    let events = EventStream::new(answer, generation).events();
+    sse::response(events.map(Ok::<_, Infallible>), state.config.limits.keep_alive)
 }
 
 /// The events of an answer. The generation is gone once the last ones are pending.
@@ -49,6 +47,11 @@ impl<A: StreamedAnswer> EventStream<A> {
     pub fn new(answer: A, generation: Generation) -> Self {
         let pending = answer.opening(generation.usage()).into();
         Self { answer, generation: Some(generation), pending }
+    }
+
+    /// All of them.
+    pub fn events(self) -> impl Stream<Item = Event> {
+        futures::stream::unfold(self, |mut stream| async move { stream.next().await.map(|event| (event, stream)) })
     }
 
     /// The next event. Safe to cancel: nothing is lost.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use axum::http::StatusCode;
 use moesaic_engine::{EngineStats, StepStats};
 use prometheus::core::Collector;
 use prometheus::{
@@ -128,6 +129,15 @@ impl Metrics {
     pub fn rejected(&self, reason: &str) {
         if let Some(model) = self.model.get() {
             model.rejections.with_label_values(&[reason]).inc();
+        }
+    }
+
+    /// The same, by the status of the error.
+    pub fn refused(&self, status: StatusCode) {
+        match status.as_u16() {
+            429 => self.rejected("overloaded"),
+            400..=499 => self.rejected("invalid"),
+            _ => {}
         }
     }
 

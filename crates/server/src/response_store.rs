@@ -7,8 +7,24 @@ use moesaic_protocol::ChatMessage;
 use moesaic_protocol::responses::{OutputItem, ResponseError, ResponseObject, ResponseStatus};
 use serde_json::Value;
 use tokio::task::AbortHandle;
+use uuid::Uuid;
 
 use crate::auth::ClientKey;
+
+/// Who may come back to a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The client, in whose share it counts.
+    pub client: ClientKey,
+    /// Over this connection only; `None`: in any request.
+    pub connection: Option<Uuid>,
+}
+
+impl From<ClientKey> for Owner {
+    fn from(client: ClientKey) -> Self {
+        Self { client, connection: None }
+    }
+}
 
 /// The store. Holds JSON text, so that what is counted is what is held.
 #[derive(Debug)]
@@ -21,7 +37,7 @@ pub struct ResponseStore {
 struct Inner {
     entries: HashMap<String, Entry>,
     /// JSON of the items of all responses, by their ids.
-    items: HashMap<String, (ClientKey, Arc<str>)>,
+    items: HashMap<String, (Owner, Arc<str>)>,
     shares: HashMap<ClientKey, Share>,
     num_bytes: usize,
 }
@@ -36,7 +52,7 @@ struct Share {
 
 #[derive(Debug)]
 struct Entry {
-    client: ClientKey,
+    owner: Owner,
     response: Arc<str>,
     conversation: Arc<str>,
     /// What it was the answer to: the items of its request.
@@ -72,18 +88,19 @@ impl ResponseStore {
     /// is kept as failed.
     pub fn put(
         &self,
-        client: ClientKey,
+        owner: impl Into<Owner>,
         response: &ResponseObject,
         conversation: &[ChatMessage],
         input_items: &Arc<str>,
     ) -> bool {
+        let owner = owner.into();
         let is_running = response.background && response.status == ResponseStatus::InProgress;
         let is_end = response.background && !is_running;
-        if is_end && !self.lock().end(client, &response.id) {
+        if is_end && !self.lock().end(owner, &response.id) {
             return false;
         }
         let kept = (json(conversation), Arc::clone(input_items));
-        if self.insert(client, response, kept, is_running) {
+        if self.insert(owner, response, kept, is_running) {
             return true;
         }
         if is_end {
@@ -93,14 +110,14 @@ impl ResponseStore {
             };
             let (status, output) = (ResponseStatus::Failed, Vec::new());
             let stub = ResponseObject { status, output, error: Some(error), ..response.clone() };
-            self.insert(client, &stub, ("[]".into(), "[]".into()), false);
+            self.insert(owner, &stub, ("[]".into(), "[]".into()), false);
         }
         false
     }
 
     fn insert(
         &self,
-        client: ClientKey,
+        owner: Owner,
         response: &ResponseObject,
         (conversation, input_items): (Arc<str>, Arc<str>),
         is_running: bool,
@@ -119,13 +136,13 @@ impl ResponseStore {
             return false;
         }
         inner.num_bytes += num_bytes;
-        let share = inner.shares.entry(client).or_default();
+        let share = inner.shares.entry(owner.client).or_default();
         share.num_bytes += num_bytes;
         share.order.push_back(response.id.clone());
         let item_ids = items.iter().map(|(id, _)| id.clone()).collect();
-        inner.items.extend(items.into_iter().map(|(id, item)| (id, (client, item))));
+        inner.items.extend(items.into_iter().map(|(id, item)| (id, (owner, item))));
         let entry =
-            Entry { client, response: text, conversation, input_items, item_ids, num_bytes, task: None, is_running };
+            Entry { owner, response: text, conversation, input_items, item_ids, num_bytes, task: None, is_running };
         inner.entries.insert(response.id.clone(), entry);
         true
     }
@@ -143,11 +160,11 @@ impl ResponseStore {
         Some(read(&text))
     }
 
-    /// How a client's own response stands, and the conversation up to it.
-    pub fn conversation(&self, client: ClientKey, id: &str) -> Option<(ResponseStatus, Vec<ChatMessage>)> {
+    /// How an owner's response stands, and the conversation up to it.
+    pub fn conversation(&self, owner: Owner, id: &str) -> Option<(ResponseStatus, Vec<ChatMessage>)> {
         let (response, conversation) = {
             let inner = self.lock();
-            let entry = inner.entry(client, id)?;
+            let entry = inner.entry(owner, id)?;
             (Arc::clone(&entry.response), Arc::clone(&entry.conversation))
         };
         Some((read::<ResponseObject>(&response).status, read(&conversation)))
@@ -159,26 +176,35 @@ impl ResponseStore {
         Some(read(&items))
     }
 
-    /// An item of a client's own responses.
-    pub fn item(&self, client: ClientKey, id: &str) -> Option<OutputItem> {
-        let item = self.lock().items.get(id).filter(|(owner, _)| *owner == client).map(|(_, item)| Arc::clone(item))?;
+    /// An item of an owner's responses.
+    pub fn item(&self, owner: Owner, id: &str) -> Option<OutputItem> {
+        let item = self.lock().items.get(id).filter(|(of, _)| *of == owner).map(|(_, item)| Arc::clone(item))?;
         Some(read(&item))
     }
 
-    /// Forgets a client's own response, and ends it if it is still being generated. Whether there was one.
-    pub fn delete(&self, client: ClientKey, id: &str) -> bool {
+    /// Forgets an owner's response, and ends it if it is still being generated. Whether there was one.
+    pub fn delete(&self, owner: impl Into<Owner>, id: &str) -> bool {
         let mut inner = self.lock();
-        let exists = inner.entry(client, id).is_some();
+        let exists = inner.entry(owner, id).is_some();
         if exists {
             inner.remove(id);
         }
         exists
     }
 
+    /// Forgets all responses of an owner.
+    pub fn forget(&self, owner: Owner) {
+        let mut inner = self.lock();
+        let own = inner.entries.iter().filter(|(_, entry)| entry.owner == owner).map(|(id, _)| id.clone());
+        for id in own.collect::<Vec<_>>() {
+            inner.remove(&id);
+        }
+    }
+
     /// Ends a client's own response if it is still being generated in the background.
     pub fn cancel(&self, client: ClientKey, id: &str) -> Option<ResponseObject> {
         let mut response = self.get(client, id)?;
-        let was_running = self.lock().end(client, id);
+        let was_running = self.lock().end(client.into(), id);
         if !was_running {
             return self.get(client, id);
         }
@@ -188,7 +214,7 @@ impl ResponseStore {
         };
         let kept = entry(&self.lock()).unwrap_or_else(|| ("[]".into(), "[]".into()));
         response.status = ResponseStatus::Cancelled;
-        self.insert(client, &response, kept, false);
+        self.insert(client.into(), &response, kept, false);
         Some(response)
     }
 
@@ -198,13 +224,14 @@ impl ResponseStore {
 }
 
 impl Inner {
-    fn entry(&self, client: ClientKey, id: &str) -> Option<&Entry> {
-        self.entries.get(id).filter(|entry| entry.client == client)
+    fn entry(&self, owner: impl Into<Owner>, id: &str) -> Option<&Entry> {
+        let owner = owner.into();
+        self.entries.get(id).filter(|entry| entry.owner == owner)
     }
 
     /// Ends a response that is being generated: whoever calls it first says how. Whether it was being generated.
-    fn end(&mut self, client: ClientKey, id: &str) -> bool {
-        let Some(entry) = self.entries.get_mut(id).filter(|entry| entry.client == client && entry.is_running) else {
+    fn end(&mut self, owner: Owner, id: &str) -> bool {
+        let Some(entry) = self.entries.get_mut(id).filter(|entry| entry.owner == owner && entry.is_running) else {
             return false;
         };
         entry.is_running = false;
@@ -236,11 +263,11 @@ impl Inner {
         for item in &entry.item_ids {
             self.items.remove(item);
         }
-        if let Some(share) = self.shares.get_mut(&entry.client) {
+        if let Some(share) = self.shares.get_mut(&entry.owner.client) {
             share.num_bytes -= entry.num_bytes;
             share.order.retain(|other| other != id);
             if share.order.is_empty() {
-                self.shares.remove(&entry.client);
+                self.shares.remove(&entry.owner.client);
             }
         }
         if let Some(task) = entry.task {
@@ -288,7 +315,7 @@ mod tests {
         let found: Vec<bool> = (0..5).map(|index| store.get(ANN, &format!("resp_{index}")).is_some()).collect();
         assert_eq!(found, [false, false, true, true, true]);
         assert!(store.get(BOB, "resp_4").is_none() && !store.delete(BOB, "resp_4"));
-        assert!(store.cancel(BOB, "resp_4").is_none() && store.conversation(BOB, "resp_4").is_none());
+        assert!(store.cancel(BOB, "resp_4").is_none() && store.conversation(BOB.into(), "resp_4").is_none());
         store.put(ANN, &response("resp_4"), &[], &none());
         assert!(store.delete(ANN, "resp_4") && !store.delete(ANN, "resp_4"));
         let too_large = [said("x".repeat(10 * one()))];
@@ -312,6 +339,23 @@ mod tests {
         let full = ResponseStore::new(2 * one());
         assert!(full.put(ANN, &running("x"), &[], &none()) && full.put(ANN, &running("y"), &[], &none()));
         assert!(!full.put(ANN, &running("z"), &[], &none()), "nothing may make room");
+    }
+
+    /// What belongs to a connection is found over it alone, counts in its client's share and goes with it.
+    #[test]
+    fn connections_do_not_meet() {
+        let store = ResponseStore::new(3 * one() + one() / 2);
+        let [here, there] = [1, 2].map(|id| Owner { client: ANN, connection: Some(Uuid::from_u128(id)) });
+        assert!(store.put(here, &response("a"), &[], &none()) && store.put(there, &response("b"), &[], &none()));
+        assert!(store.conversation(here, "a").is_some() && store.get(ANN, "a").is_none());
+        assert!(store.conversation(there, "a").is_none() && !store.delete(there, "a") && !store.delete(ANN, "a"));
+        store.put(BOB, &response("c"), &[], &none());
+        store.put(ANN, &response("d"), &[], &none());
+        assert!(store.conversation(here, "a").is_none(), "the oldest of the client that holds most made room");
+        store.forget(there);
+        assert!(store.conversation(there, "b").is_none() && store.get(ANN, "d").is_some());
+        assert!(store.delete(ANN, "d") && store.delete(BOB, "c"));
+        assert_eq!(store.lock().num_bytes, 0);
     }
 
     #[test]

@@ -77,7 +77,8 @@ pub async fn run_on(config: Config, executor: Option<Box<dyn Executor>>) -> Resu
     state.drain();
     // Those who listen have gone only if the server task has ended already.
     let _ = stop.send(true);
-    if tokio::time::timeout(LAST_BYTES, server).await.is_err() {
+    let closed = async { tokio::join!(server, state.websockets_closed()) };
+    if tokio::time::timeout(LAST_BYTES, closed).await.is_err() {
         tracing::warn!("some connections did not take their last bytes in time");
     }
     reloading.abort();

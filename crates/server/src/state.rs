@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use moesaic_chat::{Dialect, GrammarHost, Markers, PromptRenderer, Tokenizer};
 use moesaic_engine::EngineHandle;
 use moesaic_protocol::TokenizerInfo;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::auth::ApiKeys;
 use crate::config::Config;
@@ -40,8 +40,10 @@ pub struct State {
     pub sealer: Arc<Sealer>,
     serving: OnceLock<Arc<Serving>>,
     leaving: AtomicBool,
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
     heavy: Arc<Semaphore>,
+    /// Places for WebSockets; each holds one until it is closed.
+    pub websockets: Arc<Semaphore>,
     /// Turns at compiling grammars: apart, so that slow ones hold up nothing else.
     pub compilers: Arc<Semaphore>,
 }
@@ -109,11 +111,12 @@ impl State {
             api_keys: RwLock::new(Arc::new(ApiKeys::new(&config.api_keys))),
             metrics: Arc::new(Metrics::new()),
             responses: ResponseStore::new(config.limits.response_store_bytes),
+            websockets: Arc::new(Semaphore::new(config.limits.max_websockets)),
             sealer: Arc::new(Sealer::new(config.encrypted_content_key.as_deref())),
             config,
             serving: OnceLock::new(),
             leaving: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
             heavy: Arc::new(Semaphore::new(NUM_HEAVY)),
             compilers: Arc::new(Semaphore::new(NUM_COMPILERS)),
         }
@@ -144,7 +147,7 @@ impl State {
     /// # Errors
     /// While loading and while shutting down.
     pub fn serving(&self) -> Result<&Arc<Serving>, ApiError> {
-        if self.draining.load(Ordering::Acquire) {
+        if *self.draining.borrow() {
             return Err(ApiError::draining());
         }
         self.serving.get().ok_or_else(ApiError::loading)
@@ -195,7 +198,19 @@ impl State {
     /// Takes no further requests.
     pub fn drain(&self) {
         self.leave();
-        self.draining.store(true, Ordering::Release);
+        self.draining.send_replace(true);
+    }
+
+    /// Waits until no further requests are taken.
+    pub async fn drained(&self) {
+        // Its sender lives as long as the server does.
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+
+    /// Waits until every WebSocket is closed. Only while none is opened any more.
+    pub async fn websockets_closed(&self) {
+        let all = self.config.limits.max_websockets as u32;
+        drop(self.websockets.acquire_many(all).await);
     }
 }
 

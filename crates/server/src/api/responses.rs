@@ -4,6 +4,7 @@ mod answer;
 pub mod compact;
 mod items;
 mod request;
+pub mod socket;
 mod tools;
 
 use std::collections::HashMap;
@@ -22,12 +23,13 @@ use serde_json::{Value, json};
 use crate::api::chat::answer::ChatAnswer;
 use crate::api::pipeline::{self, Incoming};
 use crate::api::responses::answer::{Keep, ResponseAnswer};
-use crate::api::responses::request::{FIELDS, Translated, Translation, check};
+use crate::api::responses::request::{Asker, FIELDS, Translated, Translation, check};
 use crate::api::responses::tools::OfferedTools;
 use crate::auth::ClientKey;
 use crate::error::ApiError;
-use crate::event_stream;
+use crate::event_stream::{self, StreamedAnswer};
 use crate::extract::{ApiPath, SizedJson};
+use crate::generation::Generation;
 use crate::request_id::RequestId;
 use crate::state::AppState;
 
@@ -51,20 +53,8 @@ pub async fn create_response(
     Extension(RequestId(id)): Extension<RequestId>,
     SizedJson(request, num_bytes): SizedJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    let Translated { request, items, conversation, mut tools, chat } =
-        translate(&state, client, request, num_bytes).await?;
-    let seals = request.includes("reasoning.encrypted_content");
-    let (inputs, truncates) = (std::mem::take(&mut tools.inputs), request.truncation.as_deref() == Some("auto"));
-    let incoming = Incoming { request: &chat, fields: FIELDS, client, id, arrived, inputs, truncates };
-    let begun = pipeline::begin(&state, incoming).await;
-    let (answer, generation) = begun.map_err(|error| error.at_own_places("tools", &tools.places))?;
-    let streams = answer.settings.stream;
-    let response = beginning(request, &answer, &tools);
-    let keep = response.store.then(|| Keep { state: Arc::clone(&state), client, conversation, items });
-    let seal = seals.then(|| state.sealer.bound_to(client, &answer.serving.model_names[0]));
-    let answer = ResponseAnswer::new(answer, response, keep, tools).sealing_thoughts(seal);
-    if streams {
+    let (answer, generation) = Box::pin(begin(&state, Asker::client(client), id, request, num_bytes)).await?;
+    if answer.settings().stream {
         return Ok(event_stream::respond(answer, generation, &state));
     }
     let begun = answer.response();
@@ -141,7 +131,7 @@ pub async fn count_input_tokens(
     Extension(client): Extension<ClientKey>,
     SizedJson(request, num_bytes): SizedJson<ResponsesRequest>,
 ) -> Result<Json<InputTokens>, ApiError> {
-    let Translated { tools, chat, .. } = translate(&state, client, request, num_bytes).await?;
+    let Translated { tools, chat, .. } = translate(&state, Asker::client(client), request, num_bytes).await?;
     let prompt = pipeline::prompt(&state, &chat, FIELDS).await;
     let prompt = prompt.map_err(|error| error.at_own_places("tools", &tools.places))?;
     Ok(Json(InputTokens { object: "response.input_tokens".to_owned(), input_tokens: prompt.len() }))
@@ -184,15 +174,44 @@ pub async fn input_items(
     Ok(Json(InputItemList { object: "list".to_owned(), data: items, first_id, last_id, has_more }))
 }
 
+/// Submits a request of `num_bytes`. What it holds meanwhile belongs into a box.
+async fn begin(
+    state: &AppState,
+    asker: Asker,
+    id: String,
+    request: ResponsesRequest,
+    num_bytes: usize,
+) -> Result<(ResponseAnswer, Generation), ApiError> {
+    let arrived = Instant::now();
+    let client = asker.owner.client;
+    let Translated { request, items, conversation, mut tools, mut chat } =
+        translate(state, asker, request, num_bytes).await?;
+    if asker.warms_up {
+        // No token comes without another one: this one is not told.
+        (chat.max_completion_tokens, chat.sampling.min_tokens) = (Some(1), None);
+    }
+    let seals = request.includes("reasoning.encrypted_content");
+    let (inputs, truncates) = (std::mem::take(&mut tools.inputs), request.truncation.as_deref() == Some("auto"));
+    let incoming = Incoming { request: &chat, fields: FIELDS, client, id, arrived, inputs, truncates };
+    let begun = pipeline::begin(state, incoming).await;
+    let (answer, generation) = begun.map_err(|error| error.at_own_places("tools", &tools.places))?;
+    let response = beginning(request, &answer, &tools);
+    let owner = if response.store { client.into() } else { asker.owner };
+    let is_kept = response.store || owner.connection.is_some();
+    let keep = is_kept.then(|| Keep { state: Arc::clone(state), owner, conversation, items });
+    let seal = seals.then(|| state.sealer.bound_to(client, &answer.serving.model_names[0]));
+    Ok((ResponseAnswer::new(answer, response, keep, tools).sealing_thoughts(seal), generation))
+}
+
 /// Checks a request of `num_bytes` and translates it to a chat request, off the async threads.
 async fn translate(
     state: &AppState,
-    client: ClientKey,
+    asker: Asker,
     request: ResponsesRequest,
     num_bytes: usize,
 ) -> Result<Translated, ApiError> {
     check(&request, &state.config.limits)?;
-    let translation = Translation { state: Arc::clone(state), client };
+    let translation = Translation { state: Arc::clone(state), asker };
     state.work(num_bytes, move || translation.translate(request)).await?
 }
 

@@ -13,11 +13,11 @@ use serde::Serialize;
 use crate::api::chat::answer::ChatAnswer;
 use crate::api::responses::items::add_output;
 use crate::api::responses::tools::{Offered, OfferedTools};
-use crate::auth::ClientKey;
 use crate::clock::unix_now;
 use crate::error::ApiError;
 use crate::event_stream::StreamedAnswer;
 use crate::generation::{Delta, Generation};
+use crate::response_store::Owner;
 use crate::sealed::{Seal, Sealed};
 use crate::sse::{self, Event};
 use crate::state::AppState;
@@ -44,8 +44,8 @@ pub struct ResponseAnswer {
 pub struct Keep {
     /// Holds the store.
     pub state: AppState,
-    /// Whose it is.
-    pub client: ClientKey,
+    /// Who may come back to it.
+    pub owner: Owner,
     /// Chat messages up to the response.
     pub conversation: Vec<ChatMessage>,
     /// The input's items, as a list in JSON.
@@ -115,7 +115,7 @@ impl ResponseAnswer {
         let Some(keep) = &self.keep else { return false };
         let mut conversation = keep.conversation.clone();
         add_output(&self.response.output, &mut conversation);
-        keep.state.responses.put(keep.client, &self.response, &conversation, &keep.items)
+        keep.state.responses.put(keep.owner, &self.response, &conversation, &keep.items)
     }
 
     /// Generates to the end.

@@ -12,7 +12,7 @@ use moesaic_protocol::{ChatMessage, ChatRequest, ErrorResponse, ResponsesRequest
 use crate::api::pipeline::{self, Incoming};
 use crate::api::responses::answer::counts;
 use crate::api::responses::items::summary_message;
-use crate::api::responses::request::{FIELDS, Translation, check};
+use crate::api::responses::request::{Asker, FIELDS, Translation, check};
 use crate::auth::ClientKey;
 use crate::clock::unix_now;
 use crate::error::ApiError;
@@ -53,7 +53,7 @@ pub async fn compact_response(
     }
     let model = request.model.clone();
     let chat = |messages| ChatRequest { model: model.clone(), messages, ..ChatRequest::default() };
-    let translation = Translation { state: Arc::clone(&state), client };
+    let translation = Translation { state: Arc::clone(&state), asker: Asker::client(client) };
     let translated = state.work(num_bytes, move || translation.translate(request)).await??;
     let mut messages = translated.chat.messages;
     let instructions = messages[..messages.len() - translated.conversation.len()].to_vec();

@@ -13,6 +13,7 @@ use crate::auth::ClientKey;
 use crate::config::Limits;
 use crate::error::{ApiError, echo};
 use crate::field::Field;
+use crate::response_store::Owner;
 use crate::sealed::Sealed;
 use crate::state::AppState;
 
@@ -78,12 +79,33 @@ pub fn check(request: &ResponsesRequest, limits: &Limits) -> Result<(), ApiError
     Ok(())
 }
 
+/// Where a request for a response comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker {
+    /// Who may come back to responses that are not stored for the client.
+    pub owner: Owner,
+    /// The prompt is prepared, nothing is generated.
+    pub warms_up: bool,
+}
+
+impl Asker {
+    /// A request over HTTP.
+    pub fn client(client: ClientKey) -> Self {
+        Self { owner: client.into(), warms_up: false }
+    }
+
+    /// What is found under the connection, or else under the client.
+    fn find<T>(self, find: impl Fn(Owner) -> Option<T>) -> Option<T> {
+        find(self.owner).or_else(|| find(self.owner.client.into()))
+    }
+}
+
 /// What a request is translated with.
 pub struct Translation {
     /// Holds earlier responses.
     pub state: AppState,
-    /// Whose they are.
-    pub client: ClientKey,
+    /// Whose request it is.
+    pub asker: Asker,
 }
 
 /// A request for a response, translated.
@@ -119,7 +141,8 @@ impl Translation {
     fn conversation(&self, request: &mut ResponsesRequest) -> Result<Vec<ChatMessage>, ApiError> {
         let mut messages = Vec::new();
         if let Some(id) = &request.previous_response_id {
-            let Some((status, earlier)) = self.state.responses.conversation(self.client, id) else {
+            let found = self.asker.find(|owner| self.state.responses.conversation(owner, id));
+            let Some((status, earlier)) = found else {
                 return Err(ApiError::previous_response_not_found(id));
             };
             if !matches!(status, ResponseStatus::Completed | ResponseStatus::Incomplete) {
@@ -128,6 +151,7 @@ impl Translation {
             messages = earlier;
         }
         match request.input.take() {
+            None if self.asker.warms_up => {}
             None => return Err(ApiError::invalid("input", "is required")),
             Some(ResponsesInput::Text(text)) => messages.push(ChatMessage::new(Role::User, Some(text.into()))),
             Some(ResponsesInput::Items(items)) => self.add_items(items, &mut messages)?,
@@ -141,7 +165,8 @@ impl Translation {
                 message.content = Some(String::new().into());
             }
         }
-        if messages.is_empty() {
+        // Instructions and tools alone can be prepared too.
+        if messages.is_empty() && !self.asker.warms_up {
             return Err(ApiError::invalid("input", "must hold at least one item"));
         }
         Ok(messages)
@@ -172,7 +197,7 @@ impl Translation {
             }
             let id = item.id.unwrap_or_default();
             let invalid = |message: &str| ApiError::invalid(format!("{path}.id"), message);
-            let found = self.state.responses.item(self.client, &id);
+            let found = self.asker.find(|owner| self.state.responses.item(owner, &id));
             let found = found.ok_or_else(|| invalid("names no item of a stored response"))?;
             // Each item once: a request cannot stand for more than is stored.
             if !referred.insert(id) {
@@ -186,7 +211,7 @@ impl Translation {
     /// What the client carried for us. What cannot be opened, other servers' for one, is counted and left out.
     fn open(&self, kind: Sealed, sealed: &str) -> Result<Option<String>, ApiError> {
         let serving = self.state.serving()?;
-        let opened = self.state.sealer.bound_to(self.client, &serving.model_names[0]).open(kind, sealed);
+        let opened = self.state.sealer.bound_to(self.asker.owner.client, &serving.model_names[0]).open(kind, sealed);
         if opened.is_none() {
             self.state.metrics.unopened_item();
         }
