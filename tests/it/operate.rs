@@ -128,7 +128,9 @@ fn streams_that_nobody_reads_give_their_places_back() {
         .collect();
     let small =
         post(&json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}), "connection: close\r\n");
-    wait_for("both are taken", || exchange(&server, &small).starts_with("HTTP/1.1 429"));
+    let both_run = "num_requests_running{model_name=\"moesaic-demo\"} 2";
+    wait_for("both are taken", || get(&server, "/metrics").contains(both_run));
+    assert!(exchange(&server, &small).starts_with("HTTP/1.1 429"));
     wait_for("places come back", || exchange(&server, &small).starts_with("HTTP/1.1 200"));
     // And their connections, though they are still open at the other end.
     wait_for("nothing is left", || process_metric(&server, "moesaic_answers") == 1.0);
