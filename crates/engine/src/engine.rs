@@ -10,11 +10,11 @@ use std::time::Instant;
 use moesaic_scheduler::{
     FailureCause, FinishReason, Request, Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::handle::{Command, Submission};
 use crate::mask_worker::MaskWorker;
 use crate::outputs::OutputSender;
+use crate::places::{Admission, Places};
 use crate::{
     EngineHandle, EngineOutput, EngineStats, Executor, ExecutorError, SequenceMask, StepHandle, StepStats, StreamEnd,
     TokenConstraint,
@@ -27,6 +27,8 @@ pub struct EngineConfig {
     pub scheduler: SchedulerConfig,
     /// Most sequences admitted at once, running and waiting together.
     pub max_num_admitted: usize,
+    /// Of these, those that one client may have.
+    pub max_num_admitted_per_client: usize,
 }
 
 /// Owner of the engine thread; dropping it stops and joins the thread.
@@ -50,8 +52,7 @@ impl Engine {
         let stats = Arc::new(EngineStats::default());
         let handle = EngineHandle {
             commands,
-            places: Arc::new(Semaphore::new(config.max_num_admitted)),
-            num_places: config.max_num_admitted,
+            places: Arc::new(Places::new(config.max_num_admitted, config.max_num_admitted_per_client)),
             next_id: Arc::new(AtomicU64::new(0)),
             stats: Arc::clone(&stats),
         };
@@ -98,7 +99,7 @@ struct Client {
     choice: u32,
     outputs: OutputSender,
     /// Given back with the end.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Admission>,
     constraint: Option<Box<dyn TokenConstraint>>,
     first_scheduled: Option<Instant>,
     /// Prompt positions reported; a preemption computes some again.
@@ -206,7 +207,7 @@ impl Core {
             let client = Client {
                 choice: index as u32,
                 outputs: outputs.clone(),
-                _place: admission.take(),
+                _place: admission.take_one(),
                 constraint: request.constraint.as_ref().map(|constraint| constraint.fork()),
                 first_scheduled: None,
                 num_prompt_logprobs: 0,
@@ -216,6 +217,7 @@ impl Core {
                 prompt_token_ids: request.prompts[choice.prompt].clone(),
                 sampling: choice.sampling,
                 priority: request.priority,
+                client: request.client,
                 cache_salt: request.cache_salt,
             });
             match added {

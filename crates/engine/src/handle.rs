@@ -5,9 +5,9 @@ use std::sync::{Arc, mpsc};
 
 use moesaic_scheduler::{SamplingParams, SequenceId};
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::outputs::{OutputSender, output_channel};
+use crate::places::{Admission, Places};
 use crate::{EngineStats, RequestStream, TokenConstraint};
 
 /// One choice of a request.
@@ -27,6 +27,8 @@ pub struct EngineRequest {
     pub choices: Vec<EngineChoice>,
     /// Lower runs first.
     pub priority: i32,
+    /// Whose it is: clients take turns.
+    pub client: u64,
     /// Requests with different salts never share cached blocks.
     pub cache_salt: u64,
     /// What every choice may say, if not everything.
@@ -67,40 +69,22 @@ pub(crate) struct Submission {
     pub admission: Admission,
 }
 
-/// Places reserved for a request's choices; each is given back when its choice has ended.
-#[derive(Debug)]
-pub struct Admission {
-    permit: OwnedSemaphorePermit,
-}
-
-impl Admission {
-    /// One of the places.
-    pub(crate) fn take(&mut self) -> Option<OwnedSemaphorePermit> {
-        self.permit.split(1)
-    }
-}
-
 /// A cheap, cloneable way to the engine.
 #[derive(Debug, Clone)]
 pub struct EngineHandle {
     pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) places: Arc<Semaphore>,
-    pub(crate) num_places: usize,
+    pub(crate) places: Arc<Places>,
     pub(crate) next_id: Arc<AtomicU64>,
     pub(crate) stats: Arc<EngineStats>,
 }
 
 impl EngineHandle {
-    /// Reserves places for a request, before the work of rendering and tokenising it.
+    /// Reserves places for a client's request, before the work of rendering and tokenising it.
     ///
     /// # Errors
     /// [`SubmitError::Overloaded`] at once when there is no place.
-    pub fn admit(&self, num_choices: usize) -> Result<Admission, SubmitError> {
-        let wanted = u32::try_from(num_choices).unwrap_or(u32::MAX);
-        match Arc::clone(&self.places).try_acquire_many_owned(wanted) {
-            Ok(permit) => Ok(Admission { permit }),
-            Err(_) => Err(SubmitError::Overloaded { limit: self.num_places }),
-        }
+    pub fn admit(&self, client: u64, num_choices: usize) -> Result<Admission, SubmitError> {
+        self.places.take(client, num_choices).map_err(|limit| SubmitError::Overloaded { limit })
     }
 
     /// Hands a request to the engine.
@@ -121,14 +105,14 @@ impl EngineHandle {
         &self.stats
     }
 
-    /// Sequences that can be admitted at once.
+    /// Sequences of one client that can be admitted at once.
     pub fn num_places(&self) -> usize {
-        self.num_places
+        self.places.num_per_client()
     }
 
     /// Sequences that are admitted and have not ended.
     pub fn num_admitted(&self) -> usize {
-        self.num_places - self.places.available_permits()
+        self.places.num_taken()
     }
 
     /// Ends all requests with [`crate::StreamEnd::Shutdown`] and stops the thread.

@@ -11,12 +11,14 @@ mod executor;
 mod handle;
 mod mask_worker;
 mod outputs;
+mod places;
 mod stats;
 mod stream;
 
 pub use constraint::{TokenConstraint, TokenMask};
 pub use engine::{Engine, EngineConfig};
 pub use executor::{Executor, ExecutorError, SequenceMask, StepHandle};
-pub use handle::{Admission, EngineChoice, EngineHandle, EngineRequest, SubmitError};
+pub use handle::{EngineChoice, EngineHandle, EngineRequest, SubmitError};
+pub use places::Admission;
 pub use stats::{EngineStats, StepStats};
 pub use stream::{EngineOutput, RequestStream, StreamEnd};

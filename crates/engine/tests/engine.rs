@@ -121,7 +121,12 @@ fn start_with(num_blocks: usize, executor: Counter) -> Engine {
         prefix_caching: true,
         eos_token_ids: vec![],
     };
-    Engine::start(EngineConfig { scheduler, max_num_admitted: 10 }, Box::new(executor), |_| ()).unwrap()
+    Engine::start(
+        EngineConfig { scheduler, max_num_admitted: 10, max_num_admitted_per_client: 10 },
+        Box::new(executor),
+        |_| (),
+    )
+    .unwrap()
 }
 
 fn request(prompt: &[u32], n: usize, max_tokens: u32) -> EngineRequest {
@@ -133,13 +138,14 @@ fn request(prompt: &[u32], n: usize, max_tokens: u32) -> EngineRequest {
         prompts: vec![prompt.to_vec()],
         choices: (0..n).map(choice).collect(),
         priority: 0,
+        client: 0,
         cache_salt: 0,
         constraint: None,
     }
 }
 
 fn submit(engine: &EngineHandle, request: EngineRequest) -> RequestStream {
-    let admission = engine.admit(request.choices.len()).unwrap();
+    let admission = engine.admit(0, request.choices.len()).unwrap();
     engine.submit(admission, request).unwrap()
 }
 
@@ -171,8 +177,8 @@ async fn wait_until_idle(engine: &EngineHandle) {
 async fn every_choice_counts_up_and_ends(overlaps: bool) {
     let engine = start(100, overlaps, None);
     let handle = engine.handle();
-    let all = handle.admit(10).unwrap();
-    assert!(handle.admit(1).is_err(), "ten places, ten choices");
+    let all = handle.admit(0, 10).unwrap();
+    assert!(handle.admit(0, 1).is_err(), "ten places, ten choices");
     drop(all);
     let mut streams: Vec<RequestStream> = (0..5).map(|i| submit(&handle, request(&[i, i + 1], 2, 5))).collect();
     for (i, stream) in (0..5).zip(&mut streams) {
@@ -221,7 +227,7 @@ async fn a_panic_ends_every_stream(overlaps: bool) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     // Whoever comes later is told, too: at once or by the stream.
-    let admission = handle.admit(1).unwrap();
+    let admission = handle.admit(0, 1).unwrap();
     if let Ok(mut late) = handle.submit(admission, request(&[1], 1, 3)) {
         assert!(matches!(read(&mut late, 1).await[0].1, StreamEnd::Failed(_)));
     }
@@ -259,7 +265,7 @@ async fn shutdown_ends_what_runs(overlaps: bool) {
     drop(gate);
     assert_eq!(read(&mut stream, 1).await[0].1, StreamEnd::Shutdown);
     drop(engine);
-    assert!(handle.submit(handle.admit(1).unwrap(), request(&[1], 1, 3)).is_err());
+    assert!(handle.submit(handle.admit(0, 1).unwrap(), request(&[1], 1, 3)).is_err());
 }
 
 /// Preempted sequences compute their prompt again, but report its log-probabilities once.

@@ -7,17 +7,21 @@
 //! drive it through thousands of random lives.
 
 mod block_pool;
+mod config;
 mod failure;
 mod ids;
 mod kv_cache_manager;
 mod output;
+mod plan;
 mod prefix_cache;
 mod request;
 mod sampling_params;
 mod scheduler;
 mod sequence;
+mod turns;
 
 pub use block_pool::BlockPool;
+pub use config::{SchedulerConfig, SchedulerError};
 pub use failure::FailureCause;
 pub use ids::{BlockId, SequenceId};
 pub use kv_cache_manager::{KvCacheManager, KvUsage};
@@ -28,5 +32,5 @@ pub use output::{
 pub use prefix_cache::{BlockHash, PrefixCache};
 pub use request::{FinishReason, Request};
 pub use sampling_params::SamplingParams;
-pub use scheduler::{Scheduler, SchedulerConfig, SchedulerCounters, SchedulerError, SequenceEvent};
+pub use scheduler::{Scheduler, SchedulerCounters, SequenceEvent};
 pub use sequence::{BlockTable, Sequence, SequenceState};

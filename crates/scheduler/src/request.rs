@@ -11,8 +11,10 @@ pub struct Request {
     pub prompt_token_ids: Vec<u32>,
     /// Validated settings.
     pub sampling: SamplingParams,
-    /// Lower runs first; ties go by arrival.
+    /// Lower runs first; within a priority clients take turns, and those of a client go by arrival.
     pub priority: i32,
+    /// Whose it is.
+    pub client: u64,
     /// Mixed into the block hashes: sequences with different values never share cached blocks.
     pub cache_salt: u64,
 }

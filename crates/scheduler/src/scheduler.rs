@@ -6,55 +6,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use thiserror::Error;
-
+use crate::plan::Plan;
+use crate::sequence::Rank;
+use crate::turns::Turns;
 use crate::{
     FinishReason, KvCacheManager, KvUsage, ModelRunnerOutput, NewSequence, Request, SampledToken, ScheduledSequence,
-    SchedulerOutput, Sequence, SequenceId, SequenceResult, SequenceState, TokenLogprobs,
+    SchedulerConfig, SchedulerError, SchedulerOutput, Sequence, SequenceId, SequenceResult, SequenceState,
+    TokenLogprobs,
 };
 
-/// Bounds of the scheduler, fixed at start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SchedulerConfig {
-    /// Blocks of the KV cache.
-    pub num_blocks: usize,
-    /// Tokens per block.
-    pub block_size: usize,
-    /// Most sequences that run at once.
-    pub max_num_seqs: usize,
-    /// Most tokens computed in one step.
-    pub max_num_batched_tokens: usize,
-    /// Longest sequence, prompt and output together.
-    pub max_model_len: usize,
-    /// Most sequences that wait.
-    pub max_num_waiting: usize,
-    /// Reuse computed blocks of equal prefixes.
-    pub prefix_caching: bool,
-    /// The model's own end-of-sequence ids.
-    pub eos_token_ids: Vec<u32>,
-}
-
-/// Why a request was not taken. Nothing changed.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum SchedulerError {
-    /// The waiting queue is full.
-    #[error("{max_num_waiting} sequences are waiting already")]
-    QueueFull {
-        /// The configured bound.
-        max_num_waiting: usize,
-    },
-    /// An empty prompt has no position to sample from.
-    #[error("the prompt is empty")]
-    EmptyPrompt,
-    /// The prompt leaves no room for an answer.
-    #[error("the prompt has {num_tokens} tokens, at most {max_prompt_tokens} fit")]
-    PromptTooLong {
-        /// Tokens of the prompt.
-        num_tokens: usize,
-        /// Most that fit.
-        max_prompt_tokens: usize,
-    },
-}
+/// Sequences at the front of the queue among which a short one is looked for.
+const LOOK_AHEAD: usize = 64;
 
 /// What happened to one sequence in a step.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,9 +57,10 @@ pub struct SchedulerCounters {
 pub struct Scheduler {
     config: SchedulerConfig,
     kv: KvCacheManager,
-    /// By rank: priority, then arrival. A preempted sequence keeps its arrival, hence its place.
-    waiting: BTreeMap<(i32, u64), Sequence>,
-    waiting_ranks: HashMap<SequenceId, (i32, u64)>,
+    /// By rank. A sequence that was preempted for want of memory keeps its place.
+    waiting: BTreeMap<Rank, Sequence>,
+    waiting_ranks: HashMap<SequenceId, Rank>,
+    turns: Turns,
     /// Sorted by rank; the last is the first to be preempted.
     running: Vec<Sequence>,
     dropped: Vec<SequenceId>,
@@ -123,6 +86,7 @@ impl Scheduler {
             kv,
             waiting: BTreeMap::new(),
             waiting_ranks: HashMap::new(),
+            turns: Turns::default(),
             running: Vec::new(),
             dropped: Vec::new(),
             counters: SchedulerCounters::default(),
@@ -172,7 +136,8 @@ impl Scheduler {
         if self.waiting.len() >= self.config.max_num_waiting {
             return Err(SchedulerError::QueueFull { max_num_waiting: self.config.max_num_waiting });
         }
-        let sequence = Sequence::new(request, self.next_arrival);
+        let turn = self.turns.take(request.client);
+        let sequence = Sequence::new(request, turn, self.next_arrival);
         self.next_arrival += 1;
         self.push_waiting(sequence);
         Ok(())
@@ -198,8 +163,14 @@ impl Scheduler {
         let mut plan = Plan::new(self.config.max_num_batched_tokens);
         // Decodes first: a long prompt must not hold up the next token of everybody else.
         self.schedule_running(&mut plan, Sequence::is_decoding);
-        self.schedule_running(&mut plan, |sequence| !sequence.is_decoding());
+        let kept = self.schedule_short(&mut plan);
+        let planned: Vec<SequenceId> = plan.sequences.iter().map(|scheduled| scheduled.id).collect();
+        self.schedule_running(&mut plan, |sequence| !sequence.is_decoding() && !planned.contains(&sequence.id));
+        plan.budget += kept;
         if !plan.is_short {
+            if kept > 0 {
+                self.admit_short(&mut plan);
+            }
             self.schedule_waiting(&mut plan);
         }
         if plan.sequences.is_empty() {
@@ -272,6 +243,50 @@ impl Scheduler {
         }
     }
 
+    /// Beside prompts that would take the whole step, the short ones go first, with up to half of it: they do not wait for
+    /// long ones, and these still get on. Returns what is kept of the step for those that wait.
+    fn schedule_short(&mut self, plan: &mut Plan) -> usize {
+        let prompts = self.running.iter().filter(|sequence| !sequence.is_decoding());
+        if prompts.map(Sequence::num_pending_tokens).sum::<usize>() < plan.budget {
+            return 0;
+        }
+        let (short, rest) = (self.num_short_tokens(), plan.budget - plan.budget / 2);
+        plan.budget /= 2;
+        self.schedule_running(plan, |sequence| !sequence.is_decoding() && sequence.num_pending_tokens() <= short);
+        let waiting = self.waiting.values().take(LOOK_AHEAD).map(|sequence| sequence.token_ids.len());
+        let kept = waiting.filter(|num_tokens| *num_tokens <= short).sum::<usize>().min(plan.budget);
+        plan.budget += rest;
+        plan.budget -= kept;
+        kept
+    }
+
+    /// Prompts of so many tokens are short.
+    fn num_short_tokens(&self) -> usize {
+        self.config.max_num_batched_tokens / 2
+    }
+
+    /// Admits short prompts that wait behind long ones, unless these wait for memory.
+    fn admit_short(&mut self, plan: &mut Plan) {
+        let short = self.num_short_tokens();
+        while plan.budget > 0 && self.running.len() < self.config.max_num_seqs {
+            let mut front = self.waiting.iter().take(LOOK_AHEAD);
+            let Some(rank) = front.find(|(_, sequence)| sequence.token_ids.len() <= short).map(|(rank, _)| *rank)
+            else {
+                return;
+            };
+            if !self.first_has_room() || !self.admit_waiting(plan, rank) {
+                return;
+            }
+        }
+    }
+
+    /// Whether there is memory for the sequence that waits at the front.
+    fn first_has_room(&mut self) -> bool {
+        let Some((_, sequence)) = self.waiting.iter_mut().next() else { return false };
+        let prefix = self.kv.match_prefix(sequence);
+        self.kv.can_admit(&prefix, (sequence.token_ids.len() + 1).min(self.config.max_model_len))
+    }
+
     /// Schedules one running sequence, preempting later ones (in the end itself) for room. Where a step under way will
     /// bring a token of it or the end of others, and so perhaps room, it waits for that.
     fn schedule_one(&mut self, plan: &mut Plan, index: usize) {
@@ -309,23 +324,57 @@ impl Scheduler {
     }
 
     fn schedule_waiting(&mut self, plan: &mut Plan) {
-        while plan.budget > 0 && self.running.len() < self.config.max_num_seqs {
-            let Some(mut entry) = self.waiting.first_entry() else {
-                return;
+        while plan.budget > 0 {
+            let next = if self.running.len() < self.config.max_num_seqs {
+                self.waiting.keys().next().copied()
+            } else {
+                self.make_place(plan)
             };
-            let prefix = self.kv.match_prefix(entry.get_mut());
-            // Room for all its tokens and the next one, not just the first chunk: an admission that is preempted
-            // halfway wastes the work of both.
-            let num_tokens = (entry.get().token_ids.len() + 1).min(self.config.max_model_len);
-            if !self.kv.can_admit(&prefix, num_tokens) {
+            if !next.is_some_and(|rank| self.admit_waiting(plan, rank)) {
                 return;
             }
-            let mut sequence = entry.remove();
-            self.waiting_ranks.remove(&sequence.id);
-            self.admit(plan, &mut sequence, prefix);
-            let position = self.running.partition_point(|other| other.rank() < sequence.rank());
-            self.running.insert(position, sequence);
         }
+    }
+
+    /// Admits a sequence that waits, if there is room for it.
+    fn admit_waiting(&mut self, plan: &mut Plan, rank: Rank) -> bool {
+        let sequence = self.waiting.get_mut(&rank).expect("it waits");
+        let prefix = self.kv.match_prefix(sequence);
+        // Room for all its tokens and the next one, not just the first chunk: an admission that is preempted
+        // halfway wastes the work of both.
+        let num_tokens = (sequence.token_ids.len() + 1).min(self.config.max_model_len);
+        if !self.kv.can_admit(&prefix, num_tokens) {
+            return false;
+        }
+        let mut sequence = self.waiting.remove(&rank).expect("it waits");
+        self.waiting_ranks.remove(&sequence.id);
+        self.turns.admit(sequence.turn);
+        self.admit(plan, &mut sequence, prefix);
+        let position = self.running.partition_point(|other| other.rank() < sequence.rank());
+        self.running.insert(position, sequence);
+        true
+    }
+
+    /// Where a client waits of whom nothing runs, the newest sequence of the client of whom most run goes back behind it.
+    /// Returns the one that gets the place.
+    fn make_place(&mut self, plan: &mut Plan) -> Option<Rank> {
+        let mut numbers: HashMap<u64, usize> = HashMap::new();
+        for sequence in &self.running {
+            *numbers.entry(sequence.client).or_default() += 1;
+        }
+        let most = numbers.values().copied().max().filter(|most| *most > 1)?;
+        let (rank, next) = self.waiting.iter().find(|(_, sequence)| !numbers.contains_key(&sequence.client))?;
+        let may_go = |sequence: &Sequence| {
+            numbers[&sequence.client] == most
+                && sequence.priority >= next.priority
+                && sequence.can_be_planned(self.config.max_model_len)
+                && !plan.new_sequences.iter().any(|new| new.id == sequence.id)
+        };
+        let newest = self.running.iter().rposition(may_go)?;
+        let (rank, behind) = (*rank, next.turn + 1);
+        self.running[newest].turn = behind.max(self.running[newest].turn);
+        self.preempt(plan, newest);
+        Some(rank)
     }
 
     fn admit(&mut self, plan: &mut Plan, sequence: &mut Sequence, prefix: Vec<crate::BlockId>) {
@@ -421,39 +470,5 @@ impl Scheduler {
             SequenceResult::Failed(cause) => event.finish_reason = Some(FinishReason::Failed(cause)),
         }
         event
-    }
-}
-
-/// A step in the making.
-struct Plan {
-    budget: usize,
-    /// Some sequence found no room.
-    is_short: bool,
-    new_sequences: Vec<NewSequence>,
-    sequences: Vec<ScheduledSequence>,
-}
-
-impl Plan {
-    fn new(budget: usize) -> Self {
-        Self { budget, is_short: false, new_sequences: Vec::new(), sequences: Vec::new() }
-    }
-
-    fn push(&mut self, sequence: &Sequence, num_new_tokens: usize, new_blocks: Vec<crate::BlockId>) {
-        self.budget -= num_new_tokens;
-        self.sequences.push(ScheduledSequence {
-            id: sequence.id,
-            start: sequence.num_computed_tokens,
-            num_new_tokens,
-            draft_tokens: Vec::new(),
-            new_blocks,
-            samples: false,
-        });
-    }
-
-    /// Takes back the share of a sequence that was preempted after it was planned.
-    fn cancel(&mut self, id: SequenceId) {
-        if let Some(position) = self.sequences.iter().position(|scheduled| scheduled.id == id) {
-            self.budget += self.sequences.remove(position).num_new_tokens;
-        }
     }
 }

@@ -5,6 +5,9 @@ use crate::{BlockHash, BlockId, FinishReason, Request, SamplingParams, SequenceI
 /// Block ids of one sequence, in token order.
 pub type BlockTable = Vec<BlockId>;
 
+/// Order of service.
+pub(crate) type Rank = (i32, u64, u64);
+
 /// Where a sequence stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SequenceState {
@@ -40,6 +43,9 @@ pub struct Sequence {
     /// Where it stands.
     pub state: SequenceState,
     pub(crate) priority: i32,
+    pub(crate) client: u64,
+    /// When it is its turn, among the clients.
+    pub(crate) turn: u64,
     pub(crate) arrival: u64,
     pub(crate) cache_salt: u64,
     /// Steps under way that it is part of.
@@ -49,7 +55,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) fn new(request: Request, arrival: u64) -> Self {
+    pub(crate) fn new(request: Request, turn: u64, arrival: u64) -> Self {
         Self {
             id: request.id,
             num_prompt_tokens: request.prompt_token_ids.len(),
@@ -63,6 +69,8 @@ impl Sequence {
             num_committed_blocks: 0,
             state: SequenceState::Waiting,
             priority: request.priority,
+            client: request.client,
+            turn,
             arrival,
             cache_salt: request.cache_salt,
             num_steps_under_way: 0,
@@ -75,9 +83,9 @@ impl Sequence {
         self.token_ids.len() - self.num_prompt_tokens
     }
 
-    /// Order of service: priority first, then arrival.
-    pub(crate) fn rank(&self) -> (i32, u64) {
-        (self.priority, self.arrival)
+    /// Order of service: priority first, then the clients' turns, then arrival.
+    pub(crate) fn rank(&self) -> Rank {
+        (self.priority, self.turn, self.arrival)
     }
 
     /// Its tokens, those included that steps under way will append.

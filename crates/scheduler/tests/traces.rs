@@ -143,6 +143,7 @@ impl Executor {
 
 /// One request as its client sees it.
 struct Client {
+    owner: u64,
     num_prompt: usize,
     max_tokens: u32,
     output: Vec<u32>,
@@ -172,10 +173,30 @@ impl World {
     }
 
     fn submit(&mut self, prompt: Vec<u32>, sampling: SamplingParams, priority: i32, cache_salt: u64) {
+        self.submit_request(self.clients.len() as u64 % 3, prompt, sampling, priority, cache_salt);
+    }
+
+    fn submit_as(&mut self, client: u64, prompt: Vec<u32>, sampling: SamplingParams) {
+        self.submit_request(client, prompt, sampling, 0, client);
+    }
+
+    /// Tokens that a client of `submit_as` was given.
+    fn num_tokens_of(&self, client: u64) -> usize {
+        self.clients.values().filter(|one| one.owner == client).map(|one| one.output.len()).sum()
+    }
+
+    fn submit_request(
+        &mut self,
+        owner: u64,
+        prompt: Vec<u32>,
+        sampling: SamplingParams,
+        priority: i32,
+        cache_salt: u64,
+    ) {
         let id = SequenceId(self.clients.len() as u64);
         let num_prompt = prompt.len();
-        let client = Client { num_prompt, max_tokens: sampling.max_tokens, output: vec![], end: None };
-        let request = Request { id, prompt_token_ids: prompt, sampling, priority, cache_salt };
+        let client = Client { owner, num_prompt, max_tokens: sampling.max_tokens, output: vec![], end: None };
+        let request = Request { id, prompt_token_ids: prompt, sampling, priority, client: owner, cache_salt };
         match self.scheduler.add(request) {
             Ok(()) => {
                 self.clients.insert(id, client);
@@ -355,4 +376,67 @@ fn no_token_is_thrown_away_for_want_of_patience() {
         world.check_end();
         assert_eq!(world.scheduler.counters().num_preemptions, 0, "{requests:?}");
     }
+}
+
+fn limit(max_tokens: u32) -> SamplingParams {
+    SamplingParams { max_tokens, ..SamplingParams::default() }
+}
+
+/// The world's requests belong to three clients in turn; these go on for long.
+fn filled(max_num_seqs: usize) -> World {
+    let mut world = World::new(SchedulerConfig { max_num_seqs, ..fixed(200) }, false, false);
+    for id in 0..10 {
+        world.submit_as(0, vec![2, 3, id], limit(40));
+    }
+    world.step(None, false);
+    assert_eq!((world.scheduler.num_running(), world.scheduler.num_waiting()), (max_num_seqs, 10 - max_num_seqs));
+    world
+}
+
+#[test]
+fn a_client_with_many_does_not_hold_up_one_with_few() {
+    let mut world = filled(4);
+    for round in 0..3 {
+        let id = world.clients.len();
+        world.submit_as(1, vec![2, 3, 4], limit(2));
+        // A place is made at once, and kept to the end.
+        for num_tokens in 1..=2 {
+            world.step(None, false);
+            assert_eq!(world.clients[&SequenceId(id as u64)].output.len(), num_tokens, "round {round}");
+        }
+    }
+    // Of two clients with as many as they like, each gets a fair part.
+    for _ in 0..10 {
+        world.submit_as(1, vec![2, 3, 4], limit(40));
+    }
+    let before = world.num_tokens_of(1);
+    let others = world.num_tokens_of(0);
+    for _ in 0..80 {
+        world.step(None, false);
+    }
+    let (own, others) = (world.num_tokens_of(1) - before, world.num_tokens_of(0) - others);
+    assert!(own * 4 > others && others * 4 > own, "{own} and {others}");
+}
+
+#[test]
+fn a_short_prompt_does_not_wait_for_long_ones() {
+    let config = SchedulerConfig { max_num_batched_tokens: 16, max_model_len: 256, ..fixed(400) };
+    let mut world = World::new(config, false, false);
+    for id in 0..3 {
+        world.submit_as(0, vec![2 + id; 200], limit(2));
+    }
+    world.step(None, false);
+    for wait in 0..3 {
+        let id = SequenceId(world.clients.len() as u64);
+        world.submit_as(0, vec![9, 8, wait], limit(1));
+        world.step(None, false);
+        world.step(None, false);
+        assert!(world.clients[&id].end.is_some(), "within two steps");
+    }
+    let mut num_steps = 0;
+    while world.scheduler.has_work() {
+        world.step(None, false);
+        num_steps += 1;
+    }
+    assert!(num_steps < 45, "the long ones took {num_steps} steps for 600 tokens of 16 each");
 }

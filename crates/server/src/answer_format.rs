@@ -229,7 +229,7 @@ impl AnswerRules {
     async fn check_format(&self, state: &AppState, serving: &Arc<Serving>) -> Result<(), ApiError> {
         let Some(wanted) = &self.format else { return Ok(()) };
         let (format, shared) = (wanted.format.clone(), Arc::clone(serving));
-        let written = state.heavy(move || format.lark(shared.dialect, &shared.markers)).await?;
+        let written = state.lanes.medium(move || format.lark(shared.dialect, &shared.markers)).await?;
         written.map(drop).map_err(|error| compile_error(wanted.param, error.into()))
     }
 }
@@ -261,7 +261,7 @@ async fn compile(
         Ok((host, source, recalled))
     };
     // A schema may take seconds to read: as other work that grows with its request, a few at a time.
-    let (host, source, recalled) = state.heavy(look_up).await?.map_err(failed)?;
+    let (host, source, recalled) = state.lanes.medium(look_up).await?.map_err(failed)?;
     if let Some(grammar) = recalled {
         return Ok(grammar);
     }

@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use crate::api::{anthropic, chat, completions, embeddings, models, page, responses, status, tokenize};
 use crate::error::ApiError;
+use crate::heavy::in_name_of;
 use crate::known_routes::KnownRoutes;
 use crate::state::AppState;
 use crate::{head, request_id};
@@ -121,7 +122,7 @@ async fn check_key(
     match state.api_keys().check(request.headers()) {
         Some(key) => {
             request.extensions_mut().insert(key);
-            next.run(request).await
+            in_name_of(key, next.run(request)).await
         }
         None => ApiError::unauthorized().into_response(),
     }

@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::body::Coding;
 use crate::error::ApiError;
-use crate::state::{AppState, SMALL_WORK};
+use crate::heavy::SMALL_WORK;
+use crate::state::AppState;
 
 /// A client that takes longer to send its request has gone or means no good.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
@@ -51,19 +52,19 @@ impl<T: FromJson + Send + 'static> FromRequest<AppState> for SizedJson<T> {
             }
         })?;
         if let Some(coding) = coding {
-            // Small bodies may become large ones.
+            // Small bodies may become large ones: ten times as large is usual.
+            let num_bytes = (10 * body.len()).max(SMALL_WORK + 1);
             let read = move || {
                 let body = coding.decode(&body, max_bytes)?;
                 Ok::<_, ApiError>(Self(T::from_json(&body)?, body.len()))
             };
-            return state.heavy(read).await?;
+            return state.lanes.work(num_bytes, read).await?;
         }
         let num_bytes = body.len();
         if num_bytes <= SMALL_WORK {
             return Ok(Self(T::from_json(&body)?, num_bytes));
         }
-        // A large body takes a while and memory: off the async threads, a few at a time.
-        let request = state.heavy(move || T::from_json(&body)).await??;
+        let request = state.lanes.work(num_bytes, move || T::from_json(&body)).await??;
         Ok(Self(request, num_bytes))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use moesaic_chat::{ChatFormat, ChoiceDecoder, OutputEvent, Tokenizer};
 use moesaic_engine::{Admission, EngineChoice, EngineOutput, EngineRequest, RequestStream, StreamEnd, TokenConstraint};
-use moesaic_protocol::{CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage};
+use moesaic_protocol::{CompletionTokensDetails, FinishReason, PromptTokensDetails, SamplingFields, Usage};
 use moesaic_scheduler::{FinishReason as EngineFinish, SampledToken, TokenLogprobs};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -123,6 +123,7 @@ impl Generation {
             prompts: prompts.into_iter().map(|(prompt, _)| prompt).collect(),
             choices,
             priority: sampling.priority,
+            client: number(client),
             cache_salt: cache_salt(client, sampling.cache_salt.as_deref()),
             constraint,
         };
@@ -243,6 +244,11 @@ impl Generation {
     }
 }
 
+/// A client, for the engine to tell from others.
+fn number(client: ClientKey) -> u64 {
+    client.0.map_or(0, |hash| u64::from_le_bytes(hash[..8].try_into().expect("eight bytes")))
+}
+
 /// Requests with different keys or salts never share cached blocks, so that nobody can measure
 /// what others have asked.
 fn cache_salt(client: ClientKey, salt: Option<&str>) -> u64 {
@@ -257,12 +263,12 @@ fn cache_salt(client: ClientKey, salt: Option<&str>) -> u64 {
 ///
 /// # Errors
 /// 429 when there are none now, 400 when there never are so many.
-pub fn admit(serving: &Serving, num_prompts: usize, n: usize) -> Result<Admission, ApiError> {
+pub fn admit(serving: &Serving, client: ClientKey, num_prompts: usize, n: usize) -> Result<Admission, ApiError> {
     let num_places = serving.engine.num_places();
     if num_prompts * n > num_places {
         return Err(ApiError::too_many_choices(if num_prompts > 1 { "prompt" } else { "n" }, num_places));
     }
-    Ok(serving.engine.admit(num_prompts * n)?)
+    Ok(serving.engine.admit(number(client), num_prompts * n)?)
 }
 
 /// Tokenises about so many bytes off the async threads.
@@ -276,5 +282,25 @@ pub async fn tokenise<T: Send + 'static>(
     work: impl FnOnce(&Tokenizer) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let tokenizer = serving.tokenizer.clone().ok_or_else(ApiError::no_tokenizer)?;
-    state.work(num_bytes, move || work(&tokenizer)).await?
+    state.lanes.work(num_bytes, move || work(&tokenizer)).await?
+}
+
+/// The tokens of the texts that an answer may not hold, each at the beginning of a text and after a space, as vLLM has it.
+///
+/// # Errors
+/// When a text cannot become tokens.
+pub async fn bad_words(
+    state: &AppState,
+    serving: &Serving,
+    fields: &SamplingFields,
+) -> Result<Arc<[Vec<u32>]>, ApiError> {
+    let Some(words) = fields.bad_words.clone().filter(|words| !words.is_empty()) else { return Ok(Arc::new([])) };
+    let num_bytes = 2 * words.iter().map(String::len).sum::<usize>();
+    tokenise(state, serving, num_bytes, move |tokenizer| {
+        let texts = words.iter().flat_map(|word| [word.trim_start().to_owned(), format!(" {}", word.trim_start())]);
+        let tokens = texts.map(|text| tokenizer.encode(&text)).filter(|ids| !ids.as_ref().is_ok_and(Vec::is_empty));
+        let tokens = tokens.collect::<Result<Vec<_>, _>>();
+        Ok(tokens.map_err(|error| ApiError::invalid("bad_words", error.to_string()))?.into())
+    })
+    .await
 }

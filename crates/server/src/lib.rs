@@ -19,6 +19,7 @@ mod fingerprint;
 mod generation;
 pub mod grammars;
 mod head;
+mod heavy;
 mod known_routes;
 pub mod launch;
 mod listen;

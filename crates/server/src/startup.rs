@@ -51,6 +51,9 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
         eos_token_ids(&generation_config, &model_config, tokenizer.as_deref(), architecture.vocab_size());
     let loading = Loading::new(config, &checkpoint, &model_config, &architecture, &eos_token_ids)?;
     let Compute { kv, executor } = loading.start(executor)?;
+    let num_places = config.limits.max_num_seqs + config.limits.max_queued_requests;
+    // Where there is more than one client, none gets all places.
+    let kept = if config.api_keys.len() > 1 || config.keys.may_change() { num_places / 4 } else { 0 };
     let engine_config = EngineConfig {
         scheduler: SchedulerConfig {
             num_blocks: kv.num_blocks,
@@ -63,7 +66,8 @@ pub fn load(state: &AppState, executor: Option<Box<dyn Executor>>) -> Result<Loa
             prefix_caching: config.prefix_caching,
             eos_token_ids: eos_token_ids.clone(),
         },
-        max_num_admitted: config.limits.max_num_seqs + config.limits.max_queued_requests,
+        max_num_admitted: num_places,
+        max_num_admitted_per_client: num_places - kept,
     };
     let observer = Arc::clone(state);
     let engine = Engine::start(engine_config, executor, move |step| observer.metrics.step(step))

@@ -11,14 +11,11 @@ use tokio::sync::{Semaphore, watch};
 use crate::auth::ApiKeys;
 use crate::config::Config;
 use crate::error::ApiError;
+use crate::heavy::Lanes;
 use crate::metrics::Metrics;
 use crate::response_store::ResponseStore;
 use crate::sealed::Sealer;
 
-/// Bytes up to which work is not heavy.
-pub const SMALL_WORK: usize = 32 << 10;
-/// Pieces of heavy work at the same time.
-const NUM_HEAVY: usize = 4;
 /// Grammars compiled at the same time.
 const NUM_COMPILERS: usize = 4;
 
@@ -41,7 +38,8 @@ pub struct State {
     serving: OnceLock<Arc<Serving>>,
     leaving: AtomicBool,
     draining: watch::Sender<bool>,
-    heavy: Arc<Semaphore>,
+    /// Lanes for work that takes long.
+    pub lanes: Lanes,
     /// Places for WebSockets; each holds one until it is closed.
     pub websockets: Arc<Semaphore>,
     /// Turns at compiling grammars: apart, so that slow ones hold up nothing else.
@@ -117,7 +115,7 @@ impl State {
             serving: OnceLock::new(),
             leaving: AtomicBool::new(false),
             draining: watch::Sender::new(false),
-            heavy: Arc::new(Semaphore::new(NUM_HEAVY)),
+            lanes: Lanes::start(),
             compilers: Arc::new(Semaphore::new(NUM_COMPILERS)),
         }
     }
@@ -151,38 +149,6 @@ impl State {
             return Err(ApiError::draining());
         }
         self.serving.get().ok_or_else(ApiError::loading)
-    }
-
-    /// Runs work that takes long or much memory (reading large bodies, rendering, tokenising) off
-    /// the async threads, a few at a time: what waits for its turn is only the request's bytes.
-    ///
-    /// # Errors
-    /// When the work panicked.
-    pub async fn heavy<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-        let turn = Arc::clone(&self.heavy).acquire_owned().await.expect("never closed");
-        // The turn lasts as long as the work, even when the client is gone before it is done.
-        let task = move || {
-            let done = work();
-            drop(turn);
-            done
-        };
-        tokio::task::spawn_blocking(task).await.map_err(|error| ApiError::internal(&format!("heavy work: {error}")))
-    }
-
-    /// Runs work on so many bytes: small work at once, larger work as [`Self::heavy`], so that a
-    /// few huge requests cannot hold up the many small ones.
-    ///
-    /// # Errors
-    /// When the work panicked.
-    pub async fn work<T: Send + 'static>(
-        &self,
-        num_bytes: usize,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, ApiError> {
-        if num_bytes > SMALL_WORK {
-            return self.heavy(work).await;
-        }
-        tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&format!("work: {error}")))
     }
 
     /// Whether clients and balancers are to go elsewhere, though requests may still be taken.

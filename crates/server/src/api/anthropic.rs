@@ -57,7 +57,7 @@ pub async fn messages(
     if request.compaction.is_some() {
         return Err(ApiError::invalid("compaction", "is not supported here: ask for a summary with a message"));
     }
-    let translation = state.work(num_bytes, move || translate(request)).await??;
+    let translation = state.lanes.work(num_bytes, move || translate(request)).await??;
     let incoming = Incoming {
         request: &translation.chat,
         fields: FIELDS,
@@ -87,7 +87,7 @@ pub async fn count_tokens(
     State(state): State<AppState>,
     SizedJson(request, num_bytes): SizedJson<MessagesRequest>,
 ) -> Result<Json<TokenCount>, ApiError> {
-    let translation = state.work(num_bytes, move || translate(request)).await??;
+    let translation = state.lanes.work(num_bytes, move || translate(request)).await??;
     let prompt = pipeline::prompt(&state, &translation.chat, FIELDS).await;
     let prompt = prompt.map_err(|error| translation.own_error(error))?;
     Ok(Json(TokenCount { input_tokens: prompt.len() as u32 }))

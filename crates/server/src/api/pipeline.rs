@@ -15,7 +15,7 @@ use crate::auth::ClientKey;
 use crate::clock::unix_now;
 use crate::error::ApiError;
 use crate::field::Field;
-use crate::generation::{Generation, Submission, admit};
+use crate::generation::{Generation, Submission, admit, bad_words};
 use crate::state::AppState;
 use crate::tools::ToolSettings;
 use crate::validate::prompt;
@@ -53,6 +53,7 @@ async fn submit(state: &AppState, incoming: Incoming<'_>) -> Result<(ChatAnswer,
     let serving = Arc::clone(state.serving()?);
     let model = serving.check_model(request.model.as_deref())?.to_owned();
     let mut sampling = request::validate(request, &serving, &state.config.limits)?;
+    sampling.bad_words = bad_words(state, &serving, &request.sampling).await?;
     let settings = response(&request.sampling)?;
     let rules = AnswerRules {
         format: WantedFormat::new(&request.format)?,
@@ -66,7 +67,7 @@ async fn submit(state: &AppState, incoming: Incoming<'_>) -> Result<(ChatAnswer,
             [Marker::CallsOpen, Marker::CallOpen].into_iter().filter_map(|marker| serving.markers.id(marker));
         sampling.params.logit_bias.extend(openings.map(|id| (id, f32::NEG_INFINITY)));
     }
-    let admission = admit(&serving, 1, sampling.n as usize)?;
+    let admission = admit(&serving, client, 1, sampling.n as usize)?;
     let echo = request::echoed_text(request);
     let tools = rules.tools.as_ref();
     let (mut prompt, dropped_turns) = if truncates {

@@ -212,7 +212,7 @@ async fn translate(
 ) -> Result<Translated, ApiError> {
     check(&request, &state.config.limits)?;
     let translation = Translation { state: Arc::clone(state), asker };
-    state.work(num_bytes, move || translation.translate(request)).await?
+    state.lanes.work(num_bytes, move || translation.translate(request)).await?
 }
 
 /// The response at its beginning.

@@ -26,7 +26,7 @@ use crate::{token_text, validate};
 pub async fn tokenize(
     State(state): State<AppState>,
     ApiJson(request): ApiJson<TokenizeRequest>,
-) -> Result<Json<TokenizeResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let serving = Arc::clone(state.serving()?);
     serving.check_model(request.model.as_deref())?;
     let tokens = match (request.prompt, request.messages) {
@@ -51,16 +51,15 @@ pub async fn tokenize(
         }
         _ => return Err(ApiError::invalid("prompt", "give either a prompt or at least one message")),
     };
-    let strings = request
-        .return_token_strs
-        .unwrap_or(false)
-        .then(|| tokens.iter().map(|id| token_text::lossy(serving.tokenizer.as_deref(), *id)).collect());
-    Ok(Json(TokenizeResponse {
-        count: tokens.len() as u32,
-        max_model_len: serving.max_model_len as u32,
-        tokens,
-        token_strs: strings,
-    }))
+    let (shows_strings, max_model_len) = (request.return_token_strs.unwrap_or(false), serving.max_model_len as u32);
+    // Millions of tokens take a while to write, too.
+    let num_bytes = 8 * tokens.len();
+    let write = move || {
+        let text = |id: &u32| token_text::lossy(serving.tokenizer.as_deref(), *id);
+        let token_strs = shows_strings.then(|| tokens.iter().map(text).collect());
+        Json(TokenizeResponse { count: tokens.len() as u32, max_model_len, tokens, token_strs }).into_response()
+    };
+    state.lanes.work(num_bytes, write).await
 }
 
 /// How the tokenizer is set up.

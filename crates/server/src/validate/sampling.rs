@@ -92,6 +92,7 @@ pub fn sampling(
     if min_tokens > max_tokens {
         return Err(ApiError::invalid("min_tokens", format!("must not exceed the {max_tokens} tokens of the answer")));
     }
+    check_bad_words(fields, serving)?;
     let stop_token_ids = stop_token_ids(fields, serving.vocab_size)?;
     if min_tokens > 0 && stop_token_ids.len() + serving.eos_token_ids.len() >= serving.vocab_size {
         return Err(ApiError::invalid("stop_token_ids", "leaves no token for an answer of min_tokens"));
@@ -135,7 +136,7 @@ pub fn sampling(
         priority: priority(fields.priority, limits)?,
         cache_salt: cache_salt(fields.cache_salt.as_deref())?,
         allowed_token_ids: allowed_token_ids(fields, serving)?,
-        bad_words: bad_words(fields, serving)?,
+        bad_words: Arc::new([]),
         truncate: truncate(fields.truncate_prompt_tokens, endpoint.max_tokens, serving.max_model_len)?,
     })
 }
@@ -212,23 +213,16 @@ fn allowed_token_ids(fields: &SamplingFields, serving: &Serving) -> Result<Optio
     Ok(Some(ids.iter().chain(&serving.eos_token_ids).copied().collect()))
 }
 
-/// Each word at the beginning of a text and after a space, as vLLM has it.
-fn bad_words(fields: &SamplingFields, serving: &Serving) -> Result<Arc<[Vec<u32>]>, ApiError> {
-    let Some(words) = fields.bad_words.as_ref().filter(|words| !words.is_empty()) else { return Ok(Arc::new([])) };
+fn check_bad_words(fields: &SamplingFields, serving: &Serving) -> Result<(), ApiError> {
+    let words = fields.bad_words.as_deref().unwrap_or_default();
     if words.len() > MAX_ENTRIES || words.iter().any(|word| word.is_empty() || word.len() > MAX_STOP_BYTES) {
         let message = format!("takes up to {MAX_ENTRIES} texts of 1 to {MAX_STOP_BYTES} bytes");
         return Err(ApiError::invalid("bad_words", message));
     }
-    let tokenizer =
-        serving.tokenizer.as_ref().ok_or_else(|| ApiError::invalid("bad_words", "this model has no tokenizer"))?;
-    let mut sequences = Vec::new();
-    for word in words {
-        for text in [word.trim_start().to_owned(), format!(" {}", word.trim_start())] {
-            let ids = tokenizer.encode(&text).map_err(|error| ApiError::invalid("bad_words", error.to_string()))?;
-            sequences.extend(Some(ids).filter(|ids| !ids.is_empty()));
-        }
+    if !words.is_empty() && serving.tokenizer.is_none() {
+        return Err(ApiError::invalid("bad_words", "this model has no tokenizer"));
     }
-    Ok(sequences.into())
+    Ok(())
 }
 
 fn stops(stop: Option<&StopSequences>) -> Result<Vec<String>, ApiError> {

@@ -54,7 +54,7 @@ pub async fn compact_response(
     let model = request.model.clone();
     let chat = |messages| ChatRequest { model: model.clone(), messages, ..ChatRequest::default() };
     let translation = Translation { state: Arc::clone(&state), asker: Asker::client(client) };
-    let translated = state.work(num_bytes, move || translation.translate(request)).await??;
+    let translated = state.lanes.work(num_bytes, move || translation.translate(request)).await??;
     let mut messages = translated.chat.messages;
     let instructions = messages[..messages.len() - translated.conversation.len()].to_vec();
     let replaced = num_tokens(&state, &chat(messages.clone())).await?;

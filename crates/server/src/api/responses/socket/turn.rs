@@ -62,7 +62,7 @@ async fn begin_turn(
 ) -> Result<BoxStream<'static, Event>, ApiError> {
     let num_bytes = message.len();
     let read = move || ClientEvent::from_json(&message).map(|event| (event.request(&message), event));
-    let (request, event) = state.work(num_bytes, read).await??;
+    let (request, event) = state.lanes.work(num_bytes, read).await??;
     match event.kind.as_deref() {
         Some("response.create") => {}
         // Of Codex, which tells that it has read a response.
