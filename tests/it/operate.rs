@@ -77,7 +77,7 @@ fn connections_that_do_nothing_are_closed() {
     let silent = connect(&server);
     // A request that takes longer than both is none of these.
     let answer = std::thread::scope(|scope| {
-        let answer = scope.spawn(|| exchange(&server, &post(&long(6000), "connection: close\r\n")));
+        let answer = scope.spawn(|| exchange(&server, &post(&long(2500), "connection: close\r\n")));
         assert_eq!(rest(half), "");
         let waited = started.elapsed();
         assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&waited) || waited > PATIENCE / 10);
@@ -303,4 +303,61 @@ fn variables_that_are_no_settings() {
     assert_eq!(code, Some(0), "{error}");
     let (code, _, error) = run(&["health", "--config", file.to_str().unwrap(), "--port", "1"]);
     assert!(code == Some(1) && error.contains("127.0.0.1:1"), "{error}");
+}
+
+#[test]
+fn every_request_has_a_line_without_its_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let log = std::fs::File::create(&path).unwrap();
+    let (mut child, address) = start_logging_to(log.into(), &["--log", "json", "--api-key", "sesame"]);
+    let send = |bytes: Vec<u8>| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&bytes).unwrap();
+        rest(stream)
+    };
+    let ask = |headers: &str| {
+        let body = json!({"messages": [{"role": "user", "content": "Tell me of Zanzibar."}], "max_tokens": 5, "ignore_eos": true});
+        send(post(&body, &format!("connection: close\r\n{headers}")))
+    };
+    for _ in 0..2 {
+        assert!(ask("authorization: Bearer sesame\r\nx-request-id: first-1\r\n").starts_with("HTTP/1.1 200"));
+    }
+    assert!(ask("authorization: Bearer other\r\nx-request-id: second-2\r\n").starts_with("HTTP/1.1 401"));
+    let mut gone = TcpStream::connect(address).unwrap();
+    gone.write_all(&post(&long(60_000), "authorization: Bearer sesame\r\nx-request-id: third-3\r\n")).unwrap();
+    gone.read_exact(&mut [0; 16]).unwrap();
+    drop(gone);
+    let lines = || -> Vec<Value> {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["message"] == "answered").collect()
+    };
+    wait_for("all are logged", || lines().len() >= 4);
+    let lines = lines();
+    assert_eq!(lines.len(), 4, "probes are not told of: {lines:?}");
+    for (line, id, status, reason) in [
+        (&lines[1], "first-1", 200, json!("length")),
+        (&lines[2], "second-2", 401, Value::Null),
+        (&lines[3], "third-3", 200, json!("abort")),
+    ] {
+        assert_eq!((&line["request_id"], &line["status"]), (&json!(id), &json!(status)), "{line}");
+        assert_eq!((&line["finish_reason"], &line["path"]), (&reason, &json!("/v1/chat/completions")), "{line}");
+        assert!(line["total_ms"].is_number() && (line["client"].is_string() == (status == 200)), "{line}");
+    }
+    let second = &lines[1];
+    assert_eq!(second["output_tokens"], 5, "{second}");
+    assert!(
+        second["cached_tokens"].as_u64() > Some(0)
+            && second["prompt_tokens"].as_u64() > second["cached_tokens"].as_u64()
+    );
+    assert!(
+        second["queue_ms"].is_number() && second["first_token_ms"].as_f64() <= second["total_ms"].as_f64(),
+        "{second}"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(!text.contains("Zanzibar") && !text.contains("sesame"), "{text}");
 }

@@ -13,6 +13,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::Access;
 use crate::api::{anthropic, chat, completions, embeddings, models, page, responses, status, tokenize};
 use crate::error::ApiError;
 use crate::heavy::in_name_of;
@@ -119,7 +120,11 @@ async fn check_key(
     mut request: Request,
     next: middleware::Next,
 ) -> Response {
-    match state.api_keys().check(request.headers()) {
+    let client = state.api_keys().check(request.headers());
+    if let Some(access) = Access::current() {
+        access.set_client(client);
+    }
+    match client {
         Some(key) => {
             request.extensions_mut().insert(key);
             in_name_of(key, next.run(request)).await

@@ -240,6 +240,7 @@ impl Generation {
         if delta.choice.is_multiple_of(self.n) && delta.end.is_some() {
             let PromptTokensDetails { cached_tokens } = &mut self.usage.prompt_tokens_details;
             *cached_tokens += num_cached_tokens as u32;
+            self.timer.cached(num_cached_tokens);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! **Architecture invariant:** this crate knows no kernel internals. Everything that a client can
 //! send is validated here, before it reaches the engine.
 
+mod access;
 mod answer_format;
 mod api;
 pub mod app;
@@ -20,6 +21,7 @@ mod generation;
 pub mod grammars;
 mod head;
 mod heavy;
+mod holding_body;
 mod known_routes;
 pub mod launch;
 mod listen;

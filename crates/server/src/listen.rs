@@ -22,7 +22,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
-use crate::listen::activity::{Activity, CountedBody};
+use crate::holding_body::HoldingBody;
+use crate::listen::activity::Activity;
 use crate::listen::patient::PatientStream;
 use crate::state::AppState;
 
@@ -152,7 +153,7 @@ async fn converse(
             if state.is_leaving() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response.map(|body| Body::new(CountedBody::new(body, answer))))
+            Ok::<_, Infallible>(response.map(|body| Body::new(HoldingBody::new(body, answer))))
         }
     });
     let mut http = hyper::server::conn::http1::Builder::new();

@@ -11,6 +11,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::access::{Access, Generation};
 use crate::logging;
 
 /// Seconds, from a token on a fast machine to a long answer on a slow one.
@@ -328,8 +329,11 @@ pub struct RequestTimer {
     /// Last token of each choice.
     last_token: Vec<Option<Instant>>,
     num_prompt_tokens: usize,
+    num_cached_tokens: usize,
     num_tokens: usize,
     finished: Option<&'static str>,
+    /// The request's line in the log.
+    access: Option<Arc<Access>>,
 }
 
 impl RequestTimer {
@@ -345,9 +349,16 @@ impl RequestTimer {
             first_token: None,
             last_token: vec![None; num_choices],
             num_prompt_tokens,
+            num_cached_tokens: 0,
             num_tokens: 0,
             finished: None,
+            access: Access::current(),
         }
+    }
+
+    /// Notes prompt tokens that were found in the prefix cache.
+    pub fn cached(&mut self, count: usize) {
+        self.num_cached_tokens += count;
     }
 
     /// Notes tokens of a choice.
@@ -382,8 +393,20 @@ impl Drop for RequestTimer {
                 histogram.observe(duration.as_secs_f64());
             }
         };
+        let since_start = |moment: Instant| moment.saturating_duration_since(self.started);
+        let queued = self.first_scheduled.map(since_start);
+        if let Some(access) = &self.access {
+            access.set_generation(Generation {
+                num_prompt_tokens: self.num_prompt_tokens,
+                num_cached_tokens: self.num_cached_tokens,
+                num_output_tokens: self.num_tokens,
+                queued,
+                first_token: self.first_token.map(since_start),
+                finish_reason: self.finished.unwrap_or("abort"),
+            });
+        }
         observe(&model.e2e_latency, Some(now - self.started));
-        observe(&model.queue_time, self.first_scheduled.map(|first| first.saturating_duration_since(self.started)));
+        observe(&model.queue_time, queued);
         observe(
             &model.prefill_time,
             self.first_token.zip(self.first_scheduled).map(|(token, first)| token.saturating_duration_since(first)),

@@ -1,9 +1,13 @@
 //! Every response carries `x-request-id`: the client's, if it is a sensible one, else ours.
 
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::HeaderValue;
 use axum::middleware::Next;
 use axum::response::Response;
+
+use crate::access::Access;
+use crate::holding_body::HoldingBody;
 
 /// The header.
 pub const HEADER: &str = "x-request-id";
@@ -27,11 +31,10 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
     let given = request.headers().get(HEADER).and_then(|value| value.to_str().ok()).filter(|id| is_valid(id));
     let id = given.map_or_else(fresh, str::to_owned);
     request.extensions_mut().insert(RequestId(id.clone()));
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let started = std::time::Instant::now();
-    let mut response = next.run(request).await;
-    let status = response.status().as_u16();
-    tracing::debug!(%method, path, status, request_id = id, ms = started.elapsed().as_millis() as u64, "answered");
+    let access = Access::new(&id, request.method(), request.uri().path());
+    let response = access.during(next.run(request)).await;
+    access.set_status(response.status());
+    let mut response = response.map(|body| Body::new(HoldingBody::new(body, access)));
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(HEADER, value);
     }

@@ -1,13 +1,9 @@
 //! What a connection does with its time.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes, HttpBody};
-use http_body::{Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::config::Limits;
@@ -93,35 +89,5 @@ impl Drop for Answering {
         self.0.idle_since.store(self.0.now(), Ordering::Release);
         self.0.answering.fetch_sub(1, Ordering::AcqRel);
         self.0.metrics.answer_ended();
-    }
-}
-
-/// A body that is being answered until it is dropped.
-pub struct CountedBody {
-    body: Body,
-    _answering: Answering,
-}
-
-impl CountedBody {
-    /// Of an answer.
-    pub fn new(body: Body, answering: Answering) -> Self {
-        Self { body, _answering: answering }
-    }
-}
-
-impl HttpBody for CountedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
