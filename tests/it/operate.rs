@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::server::{Server, binary, run};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn connect(server: &Server) -> TcpStream {
     let stream = TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
@@ -79,8 +79,7 @@ fn connections_that_do_nothing_are_closed() {
     let answer = std::thread::scope(|scope| {
         let answer = scope.spawn(|| exchange(&server, &post(&long(2500), "connection: close\r\n")));
         assert_eq!(rest(half), "");
-        let waited = started.elapsed();
-        assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&waited) || waited > PATIENCE / 10);
+        assert!(started.elapsed() >= Duration::from_secs(1));
         assert!(rest(kept).starts_with("HTTP/1.1 200"));
         assert_eq!(rest(silent), "");
         assert!(started.elapsed() >= Duration::from_secs(2));
@@ -318,7 +317,7 @@ fn every_request_has_a_line_without_its_words() {
         rest(stream)
     };
     let ask = |headers: &str| {
-        let body = json!({"messages": [{"role": "user", "content": "Tell me of Zanzibar."}], "max_tokens": 5, "ignore_eos": true});
+        let body = json!({"messages": [{"role": "user", "content": "Tell me of Zanzibar, of its towns and spices, its ships and its sultans, and of all that a traveller may see there."}], "max_tokens": 5, "ignore_eos": true});
         send(post(&body, &format!("connection: close\r\n{headers}")))
     };
     for _ in 0..2 {
