@@ -49,8 +49,10 @@ class Connection:
             answer.verdict = await asyncio.wait_for(self._ask(body, answer), PATIENCE)
         except TimeoutError:
             answer.verdict = f"hangs: not done after {PATIENCE} s"
-        except (EOFError, OSError, ValueError) as error:
+        except (EOFError, OSError, asyncio.LimitOverrunError) as error:
             answer.verdict = f"cut: {error!r}"
+        except (ValueError, LookupError, TypeError) as error:
+            answer.verdict = f"makes no sense: {error!r}"
         answer.ended = time.monotonic()
         if answer.verdict not in ("whole", "429"):
             self.close()
@@ -60,8 +62,8 @@ class Connection:
             self.close()
             self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
         data = json.dumps(body).encode()
-        head = f"POST {PATH} HTTP/1.1\r\nHost: {self.host}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-        self.writer.write(head.encode() + data)
+        head = f"POST {PATH} HTTP/1.1\r\nHost: {self.host}\r\nContent-Type: application/json\r\n"
+        self.writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         await self.writer.drain()
         code, headers = await self._head()
         # After attempts elsewhere: the last one.
