@@ -5,6 +5,9 @@
 #
 # Serves the model inside the program, or a checkpoint mounted into the container:
 #   docker run -p 8000:8000 -v /models/DeepSeek-V2-Lite:/model:ro -e MOESAIC_MODEL=/model moesaic
+#
+# Settings of your own, which should name host = "0.0.0.0" as the image's own (config/container.toml) do:
+#   docker run -p 8000:8000 -v ./my.toml:/etc/moesaic/moesaic.toml:ro moesaic
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
@@ -20,11 +23,9 @@ RUN apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null \
 
 # glibc and libgcc, no shell, no package manager, user 65532.
 FROM gcr.io/distroless/cc-debian12:nonroot AS base
-COPY config/default.toml /etc/moesaic/moesaic.toml
-ENV MOESAIC_CONFIG=/etc/moesaic/moesaic.toml \
-    MOESAIC_HOST=0.0.0.0 \
-    MOESAIC_PORT=8000 \
-    MOESAIC_LOG=json
+# A file and not variables, which would win over settings that are mounted in its place.
+COPY config/container.toml /etc/moesaic/moesaic.toml
+ENV MOESAIC_CONFIG=/etc/moesaic/moesaic.toml
 EXPOSE 8000
 USER nonroot
 HEALTHCHECK --interval=10s --timeout=6s --start-period=5m --retries=3 CMD ["/usr/local/bin/moesaic", "health"]
@@ -32,8 +33,8 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/moesaic"]
 
 FROM base AS cuda
-ENV MOESAIC_DEVICE=cuda \
-    NVIDIA_VISIBLE_DEVICES=all \
+COPY config/container-cuda.toml /etc/moesaic/moesaic.toml
+ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build-cuda /moesaic /usr/local/bin/moesaic
 

@@ -40,6 +40,9 @@ const COMPLAINT: Duration = Duration::from_secs(10);
 /// Connections beyond the bound that are told so, at once and for so long.
 const REFUSALS: usize = 64;
 const REFUSAL_TIME: Duration = Duration::from_millis(500);
+/// What a client still sends after its last answer is taken for so long, and so many bytes of it.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 64 << 20;
 /// Files for all but connections: model, logs, helpers.
 const OTHER_FILES: usize = 64;
 
@@ -164,7 +167,7 @@ async fn converse(
         let look = tokio::time::sleep(LOOK[usize::from(!activity.is_answering())]);
         tokio::select! {
             // What ends a connection is the client's affair.
-            _ = &mut connection => return,
+            _ = &mut connection => break,
             () = told(&mut stop), if goes_on => {
                 connection.as_mut().graceful_shutdown();
                 goes_on = false;
@@ -174,6 +177,24 @@ async fn converse(
                     return;
                 }
             }
+        }
+    }
+    // Another protocol may go on with it.
+    if goes_on && Arc::strong_count(&stream) == 1 {
+        drop(tokio::time::timeout(LINGER_TIME, linger(&stream)).await);
+    }
+}
+
+/// Takes what the client still sends: bytes that stay unread would reset the connection, and with it an answer that says
+/// why they were not wanted.
+async fn linger(stream: &TcpStream) {
+    let (mut waste, mut left) = (vec![0; 16 << 10], LINGER_BYTES);
+    while left > 0 && stream.readable().await.is_ok() {
+        match stream.try_read(&mut waste) {
+            Ok(0) => return,
+            Ok(num_bytes) => left = left.saturating_sub(num_bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
         }
     }
 }
