@@ -189,7 +189,8 @@ async fn markers_spelled_in_an_answer_are_text() {
     });
     for effort in ["none", "medium"] {
         let mut body = chat("An object, please.");
-        body["reasoning_effort"] = json!(effort);
+        (body["reasoning_effort"], body["thinking_token_budget"], body["max_tokens"]) =
+            (json!(effort), json!(5), json!(300));
         body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
         let choice = server.ask("/v1/chat/completions", body).await["choices"][0].clone();
         assert_eq!(choice["finish_reason"], "stop", "{choice}");
