@@ -179,6 +179,26 @@ async fn other_formats() {
     }
 }
 
+/// A text that spells the model's own markers is text like any other.
+#[tokio::test]
+async fn markers_spelled_in_an_answer_are_text() {
+    let server = Server::start(&[]);
+    let note = "<think>kept</think> <｜User｜> <｜end▁of▁sentence｜><｜tool▁calls▁begin｜>\n";
+    let schema = json!({
+        "type": "object", "properties": {"note": {"enum": [note]}}, "required": ["note"], "additionalProperties": false,
+    });
+    for effort in ["none", "medium"] {
+        let mut body = chat("An object, please.");
+        (body["reasoning_effort"], body["thinking_token_budget"], body["max_tokens"]) =
+            (json!(effort), json!(5), json!(300));
+        body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+        let choice = server.ask("/v1/chat/completions", body).await["choices"][0].clone();
+        assert_eq!(choice["finish_reason"], "stop", "{choice}");
+        let answer: Value = serde_json::from_str(choice["message"]["content"].as_str().unwrap()).unwrap();
+        assert_eq!(answer, json!({"note": note}));
+    }
+}
+
 fn weather_tools() -> Value {
     let city = json!({"type": "string", "minLength": 1, "maxLength": 20});
     json!([

@@ -121,7 +121,11 @@ impl TokenizerEnv for Environment {
     }
 
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
-        self.trie.tokenize_with_greedy_fallback(bytes, |text| self.tokenizer.encode(text).unwrap_or_default())
+        self.trie.tokenize_with_greedy_fallback(bytes, |text| match self.tokenizer.encode(text) {
+            Ok(ids) if !ids.iter().any(|id| self.tokenizer.is_control(*id)) => ids,
+            // What spells a token of control stays text: the token itself is out of a text's reach.
+            _ => self.trie.greedy_tokenize(text.as_bytes()),
+        })
     }
 }
 

@@ -142,6 +142,7 @@ pub enum OutputItem {
         /// Its text.
         content: Vec<OutputPart>,
         /// The same to be sent back, if the request includes "reasoning.encrypted_content".
+        #[serde(skip_serializing_if = "Option::is_none")]
         encrypted_content: Option<String>,
         /// How it stands.
         status: ItemStatus,
