@@ -60,9 +60,19 @@ impl Access {
         CURRENT.try_with(Arc::clone).ok()
     }
 
+    /// The id of the request that the present task answers.
+    pub fn current_id() -> Option<String> {
+        CURRENT.try_with(|access| access.id.clone()).ok()
+    }
+
     /// Answers its request.
     pub async fn during<T>(self: &Arc<Self>, answer: impl Future<Output = T>) -> T {
         CURRENT.scope(Arc::clone(self), answer).await
+    }
+
+    /// Does something for its request, in whatever task.
+    pub fn in_its_name<T>(self: &Arc<Self>, what: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(Arc::clone(self), what)
     }
 
     /// Notes how it is answered.

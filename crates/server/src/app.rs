@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use crate::access::Access;
 use crate::api::{anthropic, chat, completions, embeddings, models, page, responses, status, tokenize};
+use crate::auth::ClientKey;
 use crate::error::ApiError;
 use crate::heavy::in_name_of;
 use crate::known_routes::KnownRoutes;
@@ -43,7 +44,6 @@ fn protected() -> OpenApiRouter<AppState> {
         .routes(routes!(chat::chat_completions))
         .routes(routes!(completions::completions))
         .routes(routes!(responses::create_response))
-        .route(responses::socket::PATH, get(responses::socket::connect))
         .routes(routes!(responses::get_response, responses::delete_response))
         .routes(routes!(responses::cancel_response))
         .routes(routes!(responses::count_input_tokens))
@@ -105,6 +105,7 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async |request: Request| -> Response {
             ApiError::method_not_allowed(request.method().as_str(), request.uri().path()).into_response()
         })
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), take_websockets))
         .layer(middleware::from_fn(anthropic::error_layer))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), count_rejections))
         .layer(DefaultBodyLimit::max(state.config.limits.max_body_bytes))
@@ -120,17 +121,37 @@ async fn check_key(
     mut request: Request,
     next: middleware::Next,
 ) -> Response {
+    match client_of(&state, &request) {
+        Ok(client) => {
+            request.extensions_mut().insert(client);
+            in_name_of(client, next.run(request)).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Opens WebSockets, on a path whose document knows POST alone, and so does its `Allow`.
+async fn take_websockets(
+    axum::extract::State(state): axum::extract::State<AppState>,
+    request: Request,
+    next: middleware::Next,
+) -> Response {
+    if !responses::socket::is_wanted(&request) {
+        return next.run(request).await;
+    }
+    match client_of(&state, &request) {
+        Ok(client) => responses::socket::connect(state, client, request).await.into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Whose request it is, which the log tells too.
+fn client_of(state: &AppState, request: &Request) -> Result<ClientKey, ApiError> {
     let client = state.api_keys().check(request.headers());
     if let Some(access) = Access::current() {
         access.set_client(client);
     }
-    match client {
-        Some(key) => {
-            request.extensions_mut().insert(key);
-            in_name_of(key, next.run(request)).await
-        }
-        None => ApiError::unauthorized().into_response(),
-    }
+    client.ok_or_else(ApiError::unauthorized)
 }
 
 /// Counts requests that were refused.

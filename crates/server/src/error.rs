@@ -9,6 +9,7 @@ use moesaic_protocol::anthropic::{MessagesError, MessagesErrorBody};
 use moesaic_protocol::{ErrorBody, ErrorResponse, FieldError};
 use moesaic_scheduler::FailureCause;
 
+use crate::access::Access;
 use crate::field::{Field, own_place};
 
 /// Longest message; what a client sent is echoed only in part.
@@ -260,7 +261,7 @@ impl ApiError {
 
     /// 500: our fault. The cause goes to the log, not to the client.
     pub fn internal(cause: &str) -> Self {
-        tracing::error!(cause, "a request failed");
+        tracing::error!(cause, request_id = Access::current_id(), "a request failed");
         let message = "The server had an error while processing the request.";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error"), message)
     }

@@ -160,7 +160,7 @@ impl Generation {
             }
             Some(StreamEnd::Failed(cause) | StreamEnd::Finished(EngineFinish::Failed(cause))) => {
                 self.timer.finish("error");
-                Err(cause.into())
+                Err(self.timer.in_its_name(|| cause.into()))
             }
             _ => Ok(Some(self.decode(output))),
         }

@@ -377,6 +377,14 @@ impl RequestTimer {
         }
     }
 
+    /// Does something in the request's name: the log tells which one failed.
+    pub fn in_its_name<T>(&self, what: impl FnOnce() -> T) -> T {
+        match &self.access {
+            Some(access) => access.in_its_name(what),
+            None => what(),
+        }
+    }
+
     /// Notes how the request ended.
     pub fn finish(&mut self, reason: &'static str) {
         self.finished.get_or_insert(reason);

@@ -5,43 +5,40 @@ mod turn;
 
 use std::sync::Arc;
 
-use axum::Extension;
-use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::http::{HeaderMap, HeaderValue, Method, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{FromRequestParts, Request};
+use axum::http::{HeaderMap, Method, header};
+use axum::response::Response;
 use uuid::Uuid;
 
 use crate::auth::ClientKey;
 use crate::error::ApiError;
+use crate::heavy::in_name_of;
 use crate::response_store::Owner;
 use crate::state::AppState;
 
 /// The route, whose other method is that of requests over HTTP.
-pub const PATH: &str = "/v1/responses";
+const PATH: &str = "/v1/responses";
 /// Bytes that a connection holds for reading, and about as many for writing.
 const BUFFER: usize = 16 << 10;
 /// The subprotocol that pages name beside their key.
 const SUBPROTOCOL: &str = "realtime";
 
+/// Whether a request wants a WebSocket here.
+pub fn is_wanted(request: &Request) -> bool {
+    request.method() == Method::GET && request.uri().path() == PATH && request.headers().contains_key(header::UPGRADE)
+}
+
 /// Opens a WebSocket. It is not in the OpenAPI document, which cannot describe one.
-pub async fn connect(
-    State(state): State<AppState>,
-    Extension(client): Extension<ClientKey>,
-    method: Method,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Result<Response, ApiError> {
-    if !headers.contains_key(header::UPGRADE) {
-        let mut response = ApiError::method_not_allowed(method.as_str(), PATH).into_response();
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-        return Ok(response);
-    }
-    let upgrade = upgrade.map_err(|rejection| {
+///
+/// # Errors
+/// When the request opens none, its page may not, or there are too many.
+pub async fn connect(state: AppState, client: ClientKey, request: Request) -> Result<Response, ApiError> {
+    let (mut parts, _) = request.into_parts();
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await.map_err(|rejection| {
         ApiError::bad_request(format!("The request opens no WebSocket: {}.", rejection.body_text()))
     })?;
-    check_origin(&headers, &state.config.cors_allow_origins)?;
+    check_origin(&parts.headers, &state.config.cors_allow_origins)?;
     // Neither while loading nor while shutting down.
     state.serving()?;
     let place = Arc::clone(&state.websockets).try_acquire_owned();
@@ -55,7 +52,7 @@ pub async fn connect(
         .max_frame_size(max_bytes)
         .max_message_size(max_bytes);
     Ok(upgrade.on_upgrade(async move |socket| {
-        connection::run(state, owner, socket).await;
+        in_name_of(client, connection::run(state, owner, socket)).await;
         drop(place);
     }))
 }
@@ -74,6 +71,8 @@ fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError>
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]
