@@ -8,6 +8,9 @@ use axum::http::{Method, StatusCode};
 
 use crate::auth::ClientKey;
 
+/// Characters of a path that are told: lines wait in memory, and a path is as long as its client likes.
+const MAX_PATH: usize = 256;
+
 tokio::task_local! {
     static CURRENT: Arc<Access>;
 }
@@ -48,7 +51,7 @@ impl Access {
             started: Instant::now(),
             id: id.to_owned(),
             method: method.clone(),
-            path: path.to_owned(),
+            path: path.chars().take(MAX_PATH).collect(),
             status: OnceLock::new(),
             client: OnceLock::new(),
             generation: OnceLock::new(),

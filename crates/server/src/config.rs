@@ -316,11 +316,6 @@ impl RawConfig {
         self.port.take_if(|port| *port == PortSetting::ServiceLink).is_some()
     }
 
-    /// The address, if one is given.
-    pub fn own_host(&self) -> Option<IpAddr> {
-        self.host
-    }
-
     /// Reads a TOML file.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
+use crate::error::ApiError;
 use crate::holding_body::HoldingBody;
 use crate::listen::activity::Activity;
 use crate::listen::patient::PatientStream;
@@ -210,16 +211,17 @@ async fn is_gone(stream: &TcpStream) -> bool {
 
 /// Answers whatever comes with 503.
 async fn refuse(stream: TcpStream) -> io::Result<()> {
-    const BODY: &str = r#"{"error":{"message":"The server has too many open connections. Please try again later.","type":"server_error","param":null,"code":"server_overloaded"}}"#;
     stream.readable().await?;
     // Bytes that stay unread would reset the connection before the answer is read.
     drop(stream.try_read(&mut [0; 16 << 10]));
-    let length = BODY.len();
+    let error = ApiError::busy("with other connections").to_body();
+    let body = serde_json::to_string(&error).expect("wire types always serialise");
+    let length = body.len();
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
     );
     stream.writable().await?;
-    stream.try_write((head + BODY).as_bytes())?;
+    stream.try_write((head + &body).as_bytes())?;
     Ok(())
 }
 

@@ -160,7 +160,7 @@ fn check_health(args: HealthArgs) -> Result<()> {
     let mut given = RawConfig { port: args.port, host: args.host, ..RawConfig::default() };
     given.forget_service_link();
     let settings = given.or(file);
-    let host = match settings.own_host() {
+    let host = match settings.host {
         Some(host) if !host.is_unspecified() => host,
         Some(IpAddr::V6(_)) => IpAddr::from(Ipv6Addr::LOCALHOST),
         Some(IpAddr::V4(_)) | None => IpAddr::from(Ipv4Addr::LOCALHOST),
