@@ -5,13 +5,12 @@ import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import anthropic
 import openai
 import pytest
+from started import wait_for
 
 KEY = "sk-proxy"
 CAPITAL = "What is the capital of France?"
@@ -46,22 +45,11 @@ def proxy(tmp_path_factory) -> str:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_for(f"{url}/health/readiness", process, folder / "log")
+        wait_for(f"{url}/health/readiness", process, folder / "log", 120)
         yield url
     finally:
         process.terminate()
         process.wait(timeout=30)
-
-
-def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(url).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"the proxy does not start: {log.read_text()}")
 
 
 @pytest.fixture

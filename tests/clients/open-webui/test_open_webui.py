@@ -9,8 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+from started import wait_for
 
 TESTS = Path(__file__).resolve().parents[2]
 MOESAIC = TESTS.parent / "target" / "release" / "moesaic"
@@ -50,22 +49,11 @@ def page(tmp_path_factory) -> str:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_for(f"{url}/health", process, home / "log")
+        wait_for(f"{url}/health", process, home / "log", 300)
         yield url
     finally:
         process.terminate()
         process.wait(timeout=60)
-
-
-def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(url).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError(f"Open WebUI does not start: {log.read_text()}")
 
 
 @pytest.fixture(scope="module")
